@@ -1,0 +1,181 @@
+"""What a federated method is: two pure halves that meet only through an order and an update.
+
+The server half makes an `Order` for a cohort and folds the updates that come back; the client half works on an order with
+the device's own task. Neither sees sockets, clocks, files or seeds: those belong to the daemons, and because of that the
+same code runs in one process and over the network and gives the same model bit for bit.
+
+A method is a folder: `state.py` (settings, order, update, state), `client.py`, `server.py`, `codec.py`, `README.md`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from edgehold.core.errors import WrongShape
+from edgehold.core.task import Task
+from edgehold.core.vectors import Blob, Part, Schema, Space, Vector
+
+Facts: TypeAlias = dict[str, float]
+"""Numbers by the names of `edgehold.core.facts`; they become metrics, log fields and report cells."""
+
+State = TypeVar("State")
+Order = TypeVar("Order")
+Local = TypeVar("Local")
+Update = TypeVar("Update")
+OrderIn = TypeVar("OrderIn", contravariant=True)
+OrderOut = TypeVar("OrderOut", covariant=True)
+UpdateIn = TypeVar("UpdateIn", contravariant=True)
+UpdateOut = TypeVar("UpdateOut", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method asks of the machinery around it.
+
+    individual_updates: the server half looks at single updates, so masked sums are impossible.
+    durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
+    """
+
+    individual_updates: bool = True
+    durable_outbox: bool = False
+    torch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Who takes part in a round: client ids in ascending order (node order), and the round, counted from 1."""
+
+    round: int
+    clients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted(Generic[UpdateOut]):
+    """One admitted update. weight: what the client claims, cut to what the plan allows; positive, any scale."""
+
+    client: str
+    weight: float
+    update: UpdateOut
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """How an order or update travels: a small typed header and flat bytes."""
+
+    header: bytes
+    body: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A server state at rest: a few scalars and named blobs. "model" is always among the blobs."""
+
+    blobs: Mapping[str, Blob]
+    scalars: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+class ClientSide(Protocol[OrderIn, Local, UpdateOut]):
+    """The half that runs on the device."""
+
+    def begin(self, order: OrderIn, task: Task, rng: np.random.Generator) -> Local:
+        """Local state at first contact with a run."""
+
+    def work(self, order: OrderIn, local: Local, task: Task, rng: np.random.Generator) -> tuple[Local, UpdateOut, Facts]:
+        """One round: new local state, the update to send, and facts for this device's own log (they never travel)."""
+
+    def dump(self, local: Local) -> bytes:
+        """Local state as bytes for the device's keep."""
+
+    def load(self, data: bytes) -> Local:
+        """Inverse of `dump`."""
+
+
+class ServerSide(Protocol[State, OrderOut, UpdateIn]):
+    """The half that runs on the server."""
+
+    def start(self, model: Vector) -> State:
+        """State before the first round."""
+
+    def open(self, state: State, cohort: Cohort) -> OrderOut:
+        """The order every member of the cohort receives."""
+
+    def claim(self, update: UpdateIn) -> float:
+        """Weight the client claims for its update (its sample count, or 1)."""
+
+    def close(self, state: State, updates: Sequence[Weighted[UpdateIn]], space: Space) -> tuple[State, Facts]:
+        """State after the round. Updates come in node order; new vectors are written through `space`."""
+
+    def pack(self, state: State) -> Packed:
+        """State at rest."""
+
+    def unpack(self, packed: Packed) -> State:
+        """Inverse of `pack`."""
+
+
+class Codec(Protocol[Order, Update]):
+    """Orders and updates to bytes and back. Decoding enforces the method's law."""
+
+    kind: str
+    """Payload kind named in manifests: the method's name and payload version, "fedavg/1"."""
+
+    def encode_order(self, order: Order) -> Payload: ...
+
+    def decode_order(self, payload: Payload, schema: Schema) -> Order:
+        """The order, or `RejectedUpdate`: a device trusts its server no further than the law."""
+
+    def encode_update(self, update: Update) -> Payload: ...
+
+    def body_bytes(self, schema: Schema) -> tuple[int, int]:
+        """Smallest and largest legal body of an update, in bytes; checked before the first chunk is stored."""
+
+    def decode_update(self, payload: Payload, schema: Schema) -> Update:
+        """The update, or the `RejectedUpdate` that says which law it breaks. May read the body block by block."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the registry knows of a method without importing its halves.
+
+    settings: msgspec struct of the plan's [method] table (without `name`); its `check(cohort)` refuses the impossible.
+    package: dotted name of the folder with client.py (`client_side()`), server.py (`server_side(settings, schema)`) and
+        codec.py (`codec(settings)`).
+    needs: what it asks of the machinery, given its settings.
+    """
+
+    name: str
+    summary: str
+    source: str
+    settings: type[Any]
+    package: str
+    needs: Callable[[Any], Needs]
+
+
+class Adversary(Protocol):
+    """Wraps an honest client half so that it lies through the real protocol. Named in a client's own configuration."""
+
+    def __call__(self, honest: ClientSide[Any, Any, Any], client: str) -> ClientSide[Any, Any, Any]: ...
+
+
+HEADER_LIMIT = 64 << 10
+"""Bytes a payload header may have."""
+
+
+class Container:
+    """An update as one run of bytes: header length (4 bytes little-endian), header, body."""
+
+    @staticmethod
+    def prefix(payload: Payload) -> bytes:
+        """The bytes that stand before the body."""
+        return len(payload.header).to_bytes(4, "little") + payload.header
+
+    @staticmethod
+    def split(blob: Blob) -> Payload:
+        """Header and body of a whole container; `WrongShape` when they do not fit."""
+        if blob.size < 4:
+            raise WrongShape(f"payload of {blob.size} bytes; at least a 4-byte header length is expected")
+        length = int.from_bytes(bytes(blob.read(0, 4)), "little")
+        if length > HEADER_LIMIT or 4 + length > blob.size:
+            raise WrongShape(f"header length {length}; at most {min(HEADER_LIMIT, blob.size - 4)} fits this payload")
+        return Payload(bytes(blob.read(4, 4 + length)), Part(blob, 4 + length))

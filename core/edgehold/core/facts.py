@@ -1,0 +1,30 @@
+"""Every number we report, defined once: the same name is a metric, a log field and a report cell."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """name: snake case with its unit at the end; unit: for people; help: one sentence."""
+
+    name: str
+    unit: str
+    help: str
+
+
+_ALL = (
+    Fact("accuracy", "share", "Share of the operator's held-out test records classified correctly by the global model"),
+    Fact("loss", "", "Loss of the global model on the operator's held-out test records"),
+    Fact("clients_selected", "clients", "Clients that were given the round's task"),
+    Fact("clients_admitted", "clients", "Clients whose update was admitted before the round closed"),
+    Fact("clients_declined", "clients", "Clients that declined or failed the round's task"),
+    Fact("updates_clipped", "updates", "Admitted updates whose norm was above the plan's clip and was cut to it"),
+    Fact("update_norm_median", "", "Median Euclidean norm of the admitted updates"),
+    Fact("step_norm", "", "Euclidean norm of the change of the global model"),
+    Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
+    Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),
+    Fact("round_seconds", "s", "Time from opening the round to its commit"),
+    Fact("aggregate_seconds", "s", "Time the server spent on folding the updates"),
+)
+
+FACTS: dict[str, Fact] = {fact.name: fact for fact in _ALL}

@@ -1,0 +1,120 @@
+"""The run plan: what the operator asks for, in TOML, checked whole before anything starts."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edgehold.core.config import Config, convert, parse_toml
+from edgehold.core.contract import Method
+from edgehold.core.errors import ConfigError
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
+class RunTable(Config, frozen=True, kw_only=True):
+    """[run]"""
+
+    name: Name
+    rounds: Count
+    task: Name
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+
+
+class CohortTable(Config, frozen=True, kw_only=True):
+    """[cohort]: who takes part and how long the server waits.
+
+    size: updates that close a round; quorum: fewest that may (at the deadline); over_select: clients asked per wanted update.
+    """
+
+    size: Count
+    quorum: Annotated[int, msgspec.Meta(ge=1)] = 0
+    over_select: Annotated[float, msgspec.Meta(ge=1.0, le=4.0)] = 1.3
+    join_deadline_s: Positive = 60.0
+    round_deadline_s: Positive = 300.0
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+
+
+class ModelTable(Config, frozen=True, kw_only=True):
+    """[model]: the file with the initial weights (safetensors); without it the server's own copy of the task makes them."""
+
+    file: str | None = None
+
+
+class WeightTable(Config, frozen=True, kw_only=True):
+    """[weights]: claimed sample counts weigh at most `cap` times the median claim of the round."""
+
+    by: Literal["samples", "equal"] = "samples"
+    cap: Annotated[float, msgspec.Meta(ge=1.0)] = 3.0
+
+
+class EvaluationTable(Config, frozen=True, kw_only=True):
+    """[evaluation]: the server's own copy of the task scores the model every so many rounds (0: never)."""
+
+    every: Annotated[int, msgspec.Meta(ge=0)] = 1
+
+
+class PrivacyTable(Config, frozen=True, kw_only=True):
+    """[privacy]: whether the server may see single updates."""
+
+    masked: bool = False
+
+
+class Plan(Config, frozen=True, kw_only=True):
+    """A whole plan. method: the [method] table as found; `settings` is what it means."""
+
+    run: RunTable
+    cohort: CohortTable
+    method: dict[str, Any]
+    model: ModelTable = ModelTable()
+    weights: WeightTable = WeightTable()
+    evaluation: EvaluationTable = EvaluationTable()
+    privacy: PrivacyTable = PrivacyTable()
+
+    @property
+    def quorum(self) -> int:
+        """Fewest admitted updates with which a round may close; by default two thirds of the cohort, rounded up."""
+        return self.cohort.quorum or -(-2 * self.cohort.size // 3)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the plan with every default filled in; bound into each task and manifest."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).digest()
+
+
+def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "plan") -> tuple[Plan, Any]:
+    """The plan and its method's settings, or the `ConfigError` that names the field to mend.
+
+    method_of: the registry's look-up, which refuses unknown names with the nearest match.
+    """
+    plan = convert(parse_toml(text, source), Plan, source)
+    name = plan.method.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f'{source}: method.name is missing; for example name = "fedavg"', field="method.name")
+    try:
+        method = method_of(name)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}", field="method.name") from None
+    settings = convert({k: v for k, v in plan.method.items() if k != "name"}, method.settings, source, "method")
+    cohort = plan.cohort
+    if plan.quorum > cohort.size:
+        raise ConfigError(
+            f"{source}: cohort.quorum = {cohort.quorum} can never be reached: cohort.size is {cohort.size}; "
+            f"allowed: 1 to {cohort.size}",
+            field="cohort.quorum",
+        )
+    if plan.privacy.masked and method.needs(settings).individual_updates:
+        raise ConfigError(
+            f"{source}: privacy.masked = true, but method {name!r} with these settings needs single updates; "
+            "set privacy.masked = false or choose a method whose updates can be summed blindly",
+            field="privacy.masked",
+        )
+    try:
+        # Every round must be computable with the fewest updates that may close it.
+        settings.check(plan.quorum)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}", field=error.field) from None
+    return plan, settings
