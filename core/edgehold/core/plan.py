@@ -21,7 +21,7 @@ class RunTable(Config, frozen=True, kw_only=True):
     name: Name
     rounds: Count
     task: Name
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
 
 class CohortTable(Config, frozen=True, kw_only=True):

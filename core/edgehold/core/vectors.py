@@ -89,7 +89,7 @@ class Vector:
         """The vector over a copy-free view of `values` (any shape, flattened in C order)."""
         flat = np.ascontiguousarray(values).reshape(-1)
         little = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
-        return cls(Bytes(memoryview(little.view(np.uint8))), little.dtype.str)
+        return cls(Bytes(little.view(np.uint8).data), little.dtype.str)
 
     def read(self, start: int, stop: int) -> Array:
         """Values start..stop as a one-dimensional array that must not be written to."""
