@@ -17,6 +17,9 @@ Role = Literal["client", "server", "operator"]
 SIGNING_KEY_OID = x509.ObjectIdentifier("1.3.6.1.4.1.58270.1.1")
 """Certificate extension with the SHA-256 of the holder's Ed25519 signing key (32 bytes)."""
 
+BACKDATE_S = 300.0
+"""Certificates start this long before they are issued, so that a device whose clock is a little behind accepts them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

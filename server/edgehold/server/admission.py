@@ -1,0 +1,270 @@
+"""Judging uploads: the manifest before a byte is stored, the payload before the method sees it.
+
+The first admitted upload of a client for a task wins; a resend gets the same receipt; everything else has its exact error.
+"""
+
+import asyncio
+import errno
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from edgehold.core import crashpoints
+from edgehold.core.contract import HEADER_LIMIT, Container
+from edgehold.core.errors import (
+    BadSignature,
+    BeyondOffset,
+    Busy,
+    Conflicting,
+    Corrupted,
+    Duplicate,
+    IdentityError,
+    RejectedUpdate,
+    Stale,
+    TooLarge,
+    WrongShape,
+)
+from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS, UploadStatement
+from edgehold.proto.strict import CHUNK_LIMIT, exactly, name, text
+from edgehold.proto.v1.transfer_pb2 import Manifest, Receipt
+from edgehold.server.board import Board, OpenRound
+from edgehold.server.journal import Journal
+from edgehold.server.roster import Member
+from edgehold.server.spool import SealedFile
+
+T = TypeVar("T")
+
+INLINE_BYTES = 64 << 10
+"""Work on fewer bytes than this is done where it stands; more goes to a thread."""
+
+
+async def offload(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Run work on `size` bytes without holding up the other clients."""
+    return work(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(work, *arguments)
+
+
+def statement_of(manifest: Manifest) -> UploadStatement:
+    """The signed fields of a manifest, each of legal form; `WrongShape` names the one that is not."""
+    task = manifest.task
+    return UploadStatement(
+        manifest.protocol_version,
+        name(manifest.federation, "federation"),
+        exactly(manifest.plan_digest, 32, "plan digest"),
+        name(task.run, "run"),
+        task.round,
+        task.attempt,
+        exactly(task.nonce, 32, "nonce"),
+        name(manifest.client_id, "client id"),
+        exactly(manifest.base_digest, 32, "base digest"),
+        text(manifest.payload_kind, "payload kind"),
+        manifest.payload_length,
+        exactly(manifest.payload_digest, 32, "payload digest"),
+    )
+
+
+@dataclass(slots=True)
+class Upload:
+    """An upload under way. generation: a newer stream of the same upload takes it over from an older one."""
+
+    opened: OpenRound
+    client: str
+    statement: UploadStatement
+    manifest: Manifest
+    file: SealedFile
+    generation: int = 0
+    settled: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether every declared byte is here."""
+        return self.file.size == self.statement.payload_length
+
+
+class Admission:
+    """Decides on uploads. min_free_share: share of the disk that must stay free; max_payload: bytes per upload."""
+
+    def __init__(
+        self, journal: Journal, board: Board, federation: str, spool: Path, max_payload: int, min_free_share: float
+    ) -> None:
+        self._journal = journal
+        self._board = board
+        self._federation = federation
+        self._spool = spool
+        self._max_payload = max_payload
+        self._min_free_share = min_free_share
+        self._uploads: dict[bytes, Upload] = {}
+
+    def begin(self, member: Member, manifest: Manifest, signature: bytes) -> Upload | Receipt:
+        """The upload a signed manifest announces (new or interrupted), or the receipt it already has."""
+        statement = statement_of(manifest)
+        if statement.client_id != member.id:
+            raise IdentityError(f"the manifest speaks for {statement.client_id!r}, the certificate for {member.id!r}")
+        self._verify(member, statement, signature)
+        if statement.protocol_version != PROTOCOL_VERSION:
+            raise Stale(
+                f"protocol version {statement.protocol_version} is not spoken here", supported_versions=SUPPORTED_VERSIONS
+            )
+        if statement.federation != self._federation:
+            raise IdentityError(f"the manifest is for federation {statement.federation!r}, this is {self._federation!r}")
+        if receipt := self.receipt(member.id, manifest):
+            return receipt
+        opened = self._board.find(manifest.task)
+        self._fits(opened, statement)
+        key = statement.digest()
+        upload = self._uploads.get(key)
+        if upload is None or upload.settled:
+            self._room_for(statement.payload_length)
+            others = [one for one in self._uploads.values() if one.client == member.id and one.opened is not opened]
+            if len(others) >= 2:
+                raise Busy("two uploads of this client are under way; finish one first", retry_after_s=5.0)
+            for one in [one for one in self._uploads.values() if one.client == member.id and one.opened is opened]:
+                self.discard(one)
+            file = SealedFile(opened.folder / key.hex(), opened.key, key)
+            upload = self._uploads[key] = Upload(opened, member.id, statement, manifest, file)
+        return upload
+
+    def _verify(self, member: Member, statement: UploadStatement, signature: bytes) -> None:
+        try:
+            if not member.signing_key:
+                raise InvalidSignature
+            Ed25519PublicKey.from_public_bytes(member.signing_key).verify(signature, statement.signing_input())
+        except InvalidSignature:
+            raise BadSignature(
+                f"the manifest is not signed by the key in the certificate of {member.id!r}"
+            ) from None
+
+    def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
+        where = f"run {opened.run!r} round {opened.round}"
+        if statement.client_id not in opened.tally.selected:
+            raise Stale(f"{where}: client {statement.client_id!r} was not selected")
+        if statement.client_id in opened.tally.lost:
+            raise Stale(f"{where}: client {statement.client_id!r} is already counted absent")
+        if statement.plan_digest != opened.plan_digest:
+            raise Stale(f"{where}: the manifest names another plan")
+        if statement.base_digest != opened.base.digest:
+            raise Stale(f"{where}: the manifest names another base model")
+        if statement.payload_kind != opened.codec.kind:
+            raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {opened.codec.kind!r}")
+        least, most = opened.codec.body_bytes(opened.schema)
+        if statement.payload_length > self._max_payload:
+            raise TooLarge(f"payload of {statement.payload_length} bytes; at most {self._max_payload} are accepted")
+        if not 4 + least <= statement.payload_length <= 4 + HEADER_LIMIT + most:
+            raise WrongShape(
+                f"payload of {statement.payload_length} bytes; expected a body of {least} to {most} bytes and its header"
+            )
+
+    def _room_for(self, length: int) -> None:
+        usage = shutil.disk_usage(self._spool)
+        if usage.free - length < self._min_free_share * usage.total:
+            raise Busy(
+                f"{usage.free >> 20} MiB of disk are left, {self._min_free_share:.0%} must stay free; try again later",
+                retry_after_s=60.0,
+            )
+
+    def receipt(self, client: str, manifest: Manifest) -> Receipt | None:
+        """The first receipt of this very upload; `Duplicate` when the task has one for other bytes."""
+        task = manifest.task
+        rows = self._journal.read(
+            "SELECT r.seq, r.payload, r.upload FROM receipts r JOIN rounds o USING (run, round, attempt)"
+            " WHERE r.run=? AND r.round=? AND r.attempt=? AND r.client=? AND o.nonce=?",
+            task.run, task.round, task.attempt, client, task.nonce,
+        )  # fmt: skip
+        if not rows:
+            return None
+        sequence, payload, _ = rows[0]
+        if payload != manifest.payload_digest:
+            raise Duplicate(f"run {task.run!r} round {task.round} already has another update of this client; drop this one")
+        return Receipt(task=task, payload_digest=payload, sequence=sequence)
+
+    async def chunk(self, upload: Upload, offset: int, data: bytes) -> None:
+        """Take bytes at an offset; what was received before is compared, not stored again."""
+        if len(data) > CHUNK_LIMIT:
+            raise TooLarge(f"chunk of {len(data)} bytes; at most {CHUNK_LIMIT} are accepted")
+        if offset > upload.file.size:
+            raise BeyondOffset(
+                f"chunk at {offset}, but {upload.file.size} bytes are here; go on from there",
+                expected_offset=upload.file.size,
+            )
+        if offset + len(data) > upload.statement.payload_length:
+            raise WrongShape(
+                f"bytes up to {offset + len(data)} arrived; {upload.statement.payload_length} were declared"
+            )
+        known = min(len(data), upload.file.size - offset)
+        try:
+            if known:
+                await offload(known, upload.file.match, offset, data[:known])
+            if known < len(data):
+                await offload(len(data), upload.file.append, data[known:] if known else data)
+        except Conflicting:
+            self.discard(upload)
+            raise
+        except OSError as error:
+            self.discard(upload)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise Busy(f"the upload could not be stored ({error.strerror}); try again later", retry_after_s=60.0) from None
+            raise
+        upload.opened.bytes_up += len(data)
+        crashpoints.reach("chunk_stored")
+
+    async def finish(self, upload: Upload) -> Receipt:
+        """Admit a whole upload: digest, law, receipt. A refused one counts its client absent from the round."""
+        crashpoints.reach("upload_whole")
+        opened = upload.opened
+        try:
+            await offload(upload.file.size, self._judge, upload)
+        except RejectedUpdate:
+            self.discard(upload)
+            opened.tally.lose(upload.client)
+            opened.wake()
+            raise
+        except Corrupted:
+            self.discard(upload)
+            raise
+        sequence = await self._journal.write(lambda db: self._record(db, upload))
+        crashpoints.reach("receipt_journaled")
+        upload.settled = True
+        self._uploads.pop(upload.statement.digest(), None)
+        upload.file.close()
+        opened.tally.admit(upload.client)
+        opened.wake()
+        return Receipt(task=upload.manifest.task, payload_digest=upload.statement.payload_digest, sequence=sequence)
+
+    def _judge(self, upload: Upload) -> None:
+        upload.file.verify(upload.statement.payload_digest)
+        upload.opened.codec.decode_update(Container.split(upload.file), upload.opened.schema)
+
+    def _record(self, db: Any, upload: Upload) -> int:
+        said, key = upload.statement, upload.statement.digest()
+        where = (said.run, said.round, said.attempt)
+        row = db.execute("SELECT state FROM rounds WHERE run=? AND round=? AND attempt=?", where).fetchone()
+        first = db.execute(
+            "SELECT seq, payload FROM receipts WHERE run=? AND round=? AND attempt=? AND client=?", (*where, said.client_id)
+        ).fetchone()
+        if first:
+            if first[1] != said.payload_digest:
+                raise Duplicate(f"run {said.run!r} round {said.round} already has another update of this client")
+            return int(first[0])
+        if row is None or row[0] != "open":
+            raise Stale(f"run {said.run!r} round {said.round} closed while the upload came in; drop this task")
+        cursor = db.execute(
+            "INSERT INTO receipts (run, round, attempt, client, upload, payload, length) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*where, said.client_id, key, said.payload_digest, said.payload_length),
+        )
+        db.execute("UPDATE clients SET admitted = admitted + 1 WHERE id=?", (said.client_id,))
+        return int(cursor.lastrowid)
+
+    def discard(self, upload: Upload) -> None:
+        """Forget an upload and its bytes."""
+        upload.settled = True
+        self._uploads.pop(upload.statement.digest(), None)
+        upload.file.discard()
+
+    def forget(self, opened: OpenRound) -> None:
+        """A round is over: let go of the uploads that never finished."""
+        for upload in [one for one in self._uploads.values() if one.opened is opened]:
+            self.discard(upload)

@@ -1,0 +1,112 @@
+"""Content-addressed files: written once, synced, named by their SHA-256, never changed."""
+
+import hashlib
+import os
+import secrets
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from edgehold.core.errors import NotFound, WrongShape
+from edgehold.core.vectors import Array, Vector
+
+
+class FileBlob:
+    """A file read by position; open for as long as somebody holds the object. digest: SHA-256 of its bytes."""
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        self.path = path
+        self.digest = digest
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+        self.size = os.fstat(self._handle).st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes start..stop."""
+        return os.pread(self._handle, stop - start, start)
+
+
+class BlobStore:
+    """A folder of blobs. Also the `Space` in which methods write new vectors."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in folder.glob("*.tmp"):
+            left.unlink()
+
+    def _path(self, digest: bytes) -> Path:
+        return self._folder / digest.hex()
+
+    def open(self, digest: bytes) -> FileBlob:
+        """The blob with this digest; `NotFound` when it is not (or no longer) here."""
+        try:
+            return FileBlob(self._path(digest), digest)
+        except FileNotFoundError:
+            raise NotFound(f"no blob {digest.hex()[:16]} in this store") from None
+
+    def sink(self, size: int, dtype: str = "<f4") -> "FileSink":
+        """A sink for exactly `size` values of one type."""
+        return FileSink(self, size, dtype)
+
+    def put(self, values: Array) -> FileBlob:
+        """Store a small array whole."""
+        sink = self.sink(values.size, values.dtype.newbyteorder("<").str)
+        sink.write(values.reshape(-1))
+        blob = sink.finish().blob
+        assert isinstance(blob, FileBlob)
+        return blob
+
+    def keep_only(self, digests: Iterable[bytes]) -> int:
+        """Delete every blob not among `digests` (orphans of a crash, models past their time); returns how many."""
+        wanted = {digest.hex() for digest in digests}
+        gone = [path for path in self._folder.iterdir() if path.name not in wanted and not path.name.endswith(".tmp")]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return len(gone)
+
+    def _publish(self, temporary: Path, digest: bytes) -> FileBlob:
+        path = self._path(digest)
+        os.rename(temporary, path)
+        sync_folder(self._folder)
+        return FileBlob(path, digest)
+
+
+class FileSink:
+    """Values appended to a temporary file; `finish` syncs it and gives it its name."""
+
+    def __init__(self, store: BlobStore, size: int, dtype: str) -> None:
+        self._store = store
+        self._left = size
+        self._dtype = np.dtype(dtype)
+        self._temporary = store._folder / f"{secrets.token_hex(16)}.tmp"
+        self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 - closed in finish or with the object
+        self._hash = hashlib.sha256()
+
+    def write(self, values: Array) -> None:
+        """Append values, cast to the sink's type."""
+        self._left -= len(values)
+        data = np.ascontiguousarray(values, dtype=self._dtype).view(np.uint8).data
+        self._hash.update(data)
+        done = 0
+        while done < len(data):
+            done += self._file.write(data[done:])
+
+    def finish(self) -> Vector:
+        """Sync and publish; the vector's blob is the `FileBlob`."""
+        if self._left:
+            raise WrongShape(f"{self._left} values are missing from a vector being written")
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return Vector(self._store._publish(self._temporary, self._hash.digest()), self._dtype.str)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,84 @@
+"""The rounds that are open now: what was asked of whom, and what has come in."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgehold.core.contract import Codec
+from edgehold.core.errors import Stale
+from edgehold.core.vectors import Schema
+from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
+from edgehold.server.blobs import FileBlob
+from edgehold.server.rounds import Tally
+
+
+@dataclass(slots=True)
+class OpenRound:
+    """One attempt at one round while updates come in. changed: set whenever the tally may decide anew."""
+
+    run: str
+    round: int
+    attempt: int
+    nonce: bytes
+    plan_digest: bytes
+    task: str
+    base: FileBlob
+    schema: Schema
+    codec: Codec[Any, Any]
+    tally: Tally
+    key: bytes
+    folder: Path
+    assignments: dict[str, TaskAssignment]
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def name(self) -> str:
+        """Run, round and attempt as one name: of the round key and of the spool folder."""
+        return f"{self.run}.{self.round}.{self.attempt}"
+
+    @property
+    def id(self) -> TaskId:
+        """What clients call this round."""
+        return TaskId(run=self.run, round=self.round, attempt=self.attempt, nonce=self.nonce)
+
+    def wake(self) -> None:
+        """Let the run look at its tally."""
+        self.changed.set()
+
+
+class Board:
+    """Open rounds by (run, round, attempt), and which client owes an update to which."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[tuple[str, int, int], OpenRound] = {}
+
+    def post(self, opened: OpenRound) -> None:
+        """A round's tasks go out."""
+        self._rounds[opened.run, opened.round, opened.attempt] = opened
+
+    def take_down(self, opened: OpenRound) -> None:
+        """The round takes no more updates."""
+        self._rounds.pop((opened.run, opened.round, opened.attempt), None)
+
+    def find(self, task: TaskId) -> OpenRound:
+        """The open round a message speaks of; `Stale` when there is none, or its nonce is another."""
+        opened = self._rounds.get((task.run, task.round, task.attempt))
+        if opened is None:
+            raise Stale(f"run {task.run!r} round {task.round} attempt {task.attempt} is not open here; drop this task")
+        if opened.nonce != task.nonce:
+            raise Stale(f"run {task.run!r} round {task.round}: the nonce is not the one given out; drop this task")
+        return opened
+
+    def owed_by(self, client: str) -> list[OpenRound]:
+        """Open rounds that still wait for this client."""
+        return [opened for opened in self._rounds.values() if client in opened.tally.pending]
+
+    def serves(self, client: str, digest: bytes) -> OpenRound | None:
+        """An open round whose base model this client was told to fetch."""
+        for opened in self._rounds.values():
+            if client in opened.tally.selected and opened.base.digest == digest:
+                return opened
+        return None

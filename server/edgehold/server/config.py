@@ -1,0 +1,69 @@
+"""server.toml: what this server is, where it listens, what it keeps."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from edgehold.core.config import Config, convert, read_toml
+from edgehold.core.plan import Name
+
+
+class ServerTable(Config, frozen=True, kw_only=True):
+    """[server]: addresses are host:port; port 0 takes a free one. advertise: what bundles tell devices to call."""
+
+    federation: Name
+    name: Name = "server"
+    listen: str = "127.0.0.1:8470"
+    enrol_listen: str = "127.0.0.1:8471"
+    renew_listen: str = "127.0.0.1:8472"
+    metrics_listen: str = "127.0.0.1:8473"
+    advertise_host: str = "127.0.0.1"
+    host_names: tuple[str, ...] = ("localhost", "127.0.0.1")
+
+
+class StoreTable(Config, frozen=True, kw_only=True):
+    """[store]: keep_models: committed rounds per run whose model stays on disk; keys_folder: memory-backed storage."""
+
+    keep_models: Annotated[int, msgspec.Meta(ge=2)] = 3
+    keys_folder: str = "/dev/shm"
+    min_free_share: Annotated[float, msgspec.Meta(ge=0.0, le=0.9)] = 0.15
+
+
+class LimitsTable(Config, frozen=True, kw_only=True):
+    """[limits]"""
+
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1 << 30
+    calls_per_second: Annotated[float, msgspec.Meta(gt=0)] = 200.0
+    progress_window_s: Annotated[float, msgspec.Meta(gt=0)] = 20.0
+    certificate_life_s: Annotated[float, msgspec.Meta(ge=1)] = 86400.0
+
+
+class TaskEntry(Config, frozen=True, kw_only=True):
+    """[tasks.NAME]: the server's own copy of a task, for initial weights and scores."""
+
+    task: str
+    options: dict[str, Any] = {}
+
+
+class ServerConfig(Config, frozen=True, kw_only=True):
+    """A whole server.toml."""
+
+    server: ServerTable
+    store: StoreTable = StoreTable()
+    limits: LimitsTable = LimitsTable()
+    tasks: dict[str, TaskEntry] = {}
+
+
+def load(home: Path) -> ServerConfig:
+    """The configuration of a server's home folder."""
+    path = home / "server.toml"
+    return convert(read_toml(path), ServerConfig, str(path))
+
+
+def keys_folder(config: ServerConfig, home: Path) -> Path:
+    """Folder of the round keys of this store, apart from those of any other store or user."""
+    store = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+    return Path(config.store.keys_folder) / f"edgehold-{os.getuid()}-{store}"

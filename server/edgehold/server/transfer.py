@@ -1,0 +1,107 @@
+"""TransferService: chunks down by digest, chunks up under a signed manifest, resumable both ways."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from edgehold.core.errors import IdentityError, PeerGone, Stale, WrongShape
+from edgehold.proto.strict import CHUNK_LIMIT, exactly
+from edgehold.proto.v1.transfer_pb2 import (
+    DownloadRequest,
+    DownloadResponse,
+    Receipt,
+    ResumeRequest,
+    ResumeResponse,
+    UploadRequest,
+    UploadResponse,
+)
+from edgehold.server.admission import Admission, Upload, offload
+from edgehold.server.board import Board
+from edgehold.server.roster import Member, Roster
+from edgehold.server.rpc import Caller
+
+PROGRESS_BYTES = 64 << 10
+PROGRESS_WINDOW_S = 20.0
+
+
+class TransferService:
+    """Bulk bytes. progress_window_s: 64 KiB must move in every such window, or the transfer ends."""
+
+    def __init__(
+        self, roster: Roster, board: Board, admission: Admission, progress_window_s: float = PROGRESS_WINDOW_S
+    ) -> None:
+        self._roster = roster
+        self._board = board
+        self._admission = admission
+        self._window_s = progress_window_s
+
+    def _member(self, caller: Caller) -> Member:
+        if caller.identity is None:
+            raise IdentityError("transfers need a client certificate")
+        return self._roster.require(caller.identity)
+
+    async def download(self, request: DownloadRequest, caller: Caller) -> AsyncIterator[DownloadResponse]:
+        """The base model of a task the caller was given, from an offset on."""
+        digest = exactly(request.digest, 32, "digest")
+        opened = self._board.serves(caller.name, digest)
+        if opened is None:
+            raise Stale("no open task of yours is built on this model; drop it")
+        blob = opened.base
+        if request.offset > blob.size:
+            raise WrongShape(f"offset {request.offset}; the model has {blob.size} bytes")
+        for start in range(request.offset, blob.size, CHUNK_LIMIT):
+            self._member(caller)
+            stop = min(start + CHUNK_LIMIT, blob.size)
+            data = await offload(stop - start, blob.read, start, stop)
+            opened.bytes_down += len(data)
+            yield DownloadResponse(offset=start, data=data)
+
+    async def resume(self, request: ResumeRequest, caller: Caller) -> ResumeResponse:
+        """Where an interrupted upload stands."""
+        found = self._admission.begin(self._member(caller), request.manifest, request.signature)
+        if isinstance(found, Receipt):
+            return ResumeResponse(offset=request.manifest.payload_length, receipt=found)
+        return ResumeResponse(offset=found.file.size)
+
+    async def upload(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadResponse:
+        """Chunks in order until the declared length is reached; then the receipt."""
+        first = await self._next(requests)
+        if first is None or not first.HasField("manifest"):
+            raise WrongShape("the first message of an upload must carry its manifest and signature")
+        found = self._admission.begin(self._member(caller), first.manifest, first.signature)
+        if isinstance(found, Receipt):
+            return UploadResponse(receipt=found)
+        found.generation += 1
+        return UploadResponse(receipt=await self._receive(found, first, requests, caller))
+
+    async def _receive(
+        self, upload: Upload, message: UploadRequest, requests: AsyncIterator[UploadRequest], caller: Caller
+    ) -> Receipt:
+        generation, loop = upload.generation, asyncio.get_running_loop()
+        moved, window_ends = 0, loop.time() + self._window_s
+        while True:
+            if upload.settled or upload.generation != generation:
+                raise Stale("this upload was taken over by a newer stream, or its round is over")
+            await self._admission.chunk(upload, message.offset, message.data)
+            if upload.whole:
+                return await self._admission.finish(upload)
+            moved += len(message.data)
+            if loop.time() > window_ends:
+                if moved < PROGRESS_BYTES:
+                    raise PeerGone(f"{moved} bytes in {self._window_s:g} s; at least {PROGRESS_BYTES} must move")
+                moved, window_ends = 0, loop.time() + self._window_s
+            following = await self._next(requests)
+            if following is None:
+                raise PeerGone(
+                    f"the stream ended after {upload.file.size} of {upload.statement.payload_length} bytes; resume there",
+                    retry_after_s=0.0,
+                )
+            if following.HasField("manifest") or following.signature:
+                raise WrongShape("only the first message of an upload carries a manifest")
+            self._member(caller)
+            message = following
+
+    async def _next(self, requests: AsyncIterator[UploadRequest]) -> UploadRequest | None:
+        try:
+            return await asyncio.wait_for(anext(requests, None), self._window_s)
+        except TimeoutError:
+            raise PeerGone(f"nothing arrived for {self._window_s:g} s") from None
