@@ -1,0 +1,1 @@
+"""Reference data sets as tasks, and ways to split data over devices."""

@@ -1,0 +1,182 @@
+"""A PyTorch model as a task: flat float32 vectors in and out.
+
+Parameters are views of one flat tensor and gradients of another, so that a step of SGD is one addition for the whole model:
+for small models the cost of a step is Python's, not arithmetic's. Only a device's own task code imports this module.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor as TorchTensor
+from torch import nn
+
+from edgehold.core.errors import ConfigError, WrongShape
+from edgehold.core.task import LocalTraining
+from edgehold.core.vectors import Array, FloatArray, Schema, Tensor
+
+_TEST_BATCH = 4096
+
+
+@dataclass
+class TorchTask:
+    """One device's model and data.
+
+    model: makes a fresh module; all its parameters are float32, and it has no floating buffers.
+    train_data, test_data: (inputs, targets) as numpy arrays or tensors with one record per row, or None for none.
+    loss: (outputs, targets) -> scalar tensor, the mean over the batch.
+    metrics: name -> (outputs, targets) -> float, over all test records at once; "loss" is always there.
+    device: where it trains. On "cpu" training is single-threaded and repeats bit for bit.
+    """
+
+    model: Callable[[], nn.Module]
+    train_data: tuple[Any, Any] | None
+    test_data: tuple[Any, Any] | None
+    loss: Callable[[TorchTensor, TorchTensor], TorchTensor]
+    metrics: Mapping[str, Callable[[TorchTensor, TorchTensor], float]] = field(default_factory=dict)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        # With several threads sums are split differently on each machine, and then the same seed gives another model.
+        torch.set_num_threads(1)
+        self._train = self._tensors(self.train_data, "train_data")
+        self._test = self._tensors(self.test_data, "test_data")
+        module = self._fresh(0)
+        named = list(module.named_parameters())
+        _check(module, named)
+        self._schema = Schema(tuple(Tensor(name, tuple(p.shape)) for name, p in named))
+        self._module = module.to(self.device)
+        self._flat = torch.empty(self._schema.size, device=self.device)
+        self._gradient = torch.zeros_like(self._flat)
+        self._frozen: list[slice] = []
+        at = 0
+        for _, parameter in named:
+            place = slice(at, at + parameter.numel())
+            parameter.data = self._flat[place].view(parameter.shape)
+            if parameter.requires_grad:
+                parameter.grad = self._gradient[place].view(parameter.shape)
+            else:
+                self._frozen.append(place)
+            at = place.stop
+
+    @property
+    def schema(self) -> Schema:
+        """Parameters of the model in the order of `named_parameters`."""
+        return self._schema
+
+    @property
+    def samples(self) -> int:
+        """Number of training records."""
+        return len(self._train[0]) if self._train else 0
+
+    def initial(self, seed: int) -> FloatArray:
+        """What the model's own constructor draws under `seed`, (schema.size,) float32."""
+        parameters = [p.detach().reshape(-1) for p in self._fresh(seed).parameters()]
+        return torch.cat(parameters).numpy() if parameters else np.empty(0, np.float32)
+
+    def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
+        """SGD with momentum, weight decay and the FedProx term, over all records once per epoch in shuffled batches."""
+        if self._train is None:
+            raise ConfigError("this task has no training data; it can only evaluate")
+        inputs, targets = self._train
+        flat, gradient, loss, module = self._flat, self._gradient, self.loss, self._module
+        self._load(start)
+        anchor = flat.clone() if how.proximal else None
+        velocity = torch.zeros_like(flat) if how.momentum else None
+        module.train()
+        with self._seeded(int(rng.integers(1 << 62))):
+            for batch in _batches(len(inputs), how, rng):
+                rows = torch.from_numpy(batch).to(self.device)
+                gradient.zero_()
+                loss(module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
+                if how.weight_decay:
+                    gradient.add_(flat, alpha=how.weight_decay)
+                if anchor is not None:
+                    gradient.add_(flat - anchor, alpha=how.proximal)
+                for place in self._frozen:
+                    gradient[place].zero_()
+                step = gradient if velocity is None else velocity.mul_(how.momentum).add_(gradient)
+                flat.add_(step, alpha=-how.learning_rate)
+        return flat.cpu().numpy().copy()
+
+    def evaluate(self, weights: FloatArray) -> dict[str, float]:
+        """Loss and metrics on the test data; {} without any."""
+        if self._test is None:
+            return {}
+        inputs, targets = self._test
+        self._load(weights)
+        self._module.eval()
+        with torch.no_grad():
+            parts = [self._module(part) for part in torch.split(inputs, _TEST_BATCH)]
+            outputs = torch.cat(parts)
+            scores = {"loss": float(self.loss(outputs, targets))}
+            scores.update((name, float(metric(outputs, targets))) for name, metric in self.metrics.items())
+        return scores
+
+    def _load(self, weights: FloatArray) -> None:
+        if weights.shape != (self._schema.size,):
+            raise WrongShape(f"weights of shape {weights.shape}; the model has {self._schema.size} values")
+        # A copy first: torch warns about arrays that must not be written to, which orders are.
+        self._flat.copy_(torch.from_numpy(np.array(weights, dtype=np.float32)))
+
+    def _fresh(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.model()
+
+    def _seeded(self, seed: int) -> Any:
+        return _Seeded(seed, self.device)
+
+    def _tensors(self, data: tuple[Any, Any] | None, what: str) -> tuple[TorchTensor, TorchTensor] | None:
+        if data is None:
+            return None
+        inputs, targets = (_tensor(part).to(self.device) for part in data)
+        if len(inputs) != len(targets) or not len(inputs):
+            raise ConfigError(f"{what}: {len(inputs)} inputs and {len(targets)} targets; as many of both, at least one")
+        return inputs, targets
+
+
+class _Seeded:
+    """Dropout and the like draw from torch's own generator: seeded inside, as it was before outside."""
+
+    def __init__(self, seed: int, device: str) -> None:
+        self._fork = torch.random.fork_rng(devices=[] if device == "cpu" else [device])
+        self._seed, self._device = seed, device
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.default_generator.manual_seed(self._seed)
+        if self._device != "cpu":
+            torch.cuda.manual_seed_all(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def _batches(records: int, how: LocalTraining, rng: np.random.Generator) -> Iterator[Array]:
+    for _ in range(how.epochs):
+        order = rng.permutation(records)
+        for start in range(0, records, how.batch_size):
+            yield order[start : start + how.batch_size]
+
+
+def _tensor(values: Any) -> TorchTensor:
+    return values if isinstance(values, TorchTensor) else torch.from_numpy(np.array(values))
+
+
+def _check(module: nn.Module, named: list[tuple[str, nn.Parameter]]) -> None:
+    """`ConfigError` that names the first tensor that cannot be trained together."""
+    if not named:
+        raise ConfigError("the model has no parameters")
+    for name, parameter in named:
+        if parameter.dtype != torch.float32:
+            raise ConfigError(f"parameter {name} is {parameter.dtype}; all parameters must be float32")
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            layer = name.rpartition(".")[0] or "the model itself"
+            raise ConfigError(
+                f"layer {layer} keeps {name.rpartition('.')[2]}, numbers that are not parameters and would differ on every "
+                "device; use a layer without running statistics, such as GroupNorm"
+            )

@@ -1,0 +1,92 @@
+"""FedAvg on the wire: a protobuf header, then float32 values. Decoding enforces the law on both sides.
+
+Law of an order: the schema's length, finite values, every number of the training within `Training`.
+Law of an update: the schema's length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
+"""
+
+from edgehold.core.config import convert
+from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.vectors import Schema, Vector, finite_norm
+from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT, SEED_LIMIT, Order, Settings, Training, Update
+from edgehold.proto.strict import decode
+from edgehold.proto.v1.payloads_pb2 import FedAvgTask, FedAvgUpdate, TaskHeader, UpdateHeader
+
+CLIP_FACTOR = 1000.0
+NORM_LIMIT = 1e30
+"""Largest norm without a clip: sums over any cohort stay far inside float64, and a mean of them inside float32."""
+
+
+class FedAvgCodec:
+    """settings: the plan's, or None on a device, where no update is decoded."""
+
+    kind = "fedavg/1"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        clip = settings.clip_norm if settings else None
+        self._limit = NORM_LIMIT if clip is None else CLIP_FACTOR * clip
+
+    def encode_order(self, order: Order) -> Payload:
+        """Header with the training, body with the model."""
+        how = order.training
+        task = FedAvgTask(
+            local_epochs=how.local_epochs,
+            batch_size=how.batch_size,
+            learning_rate=how.learning_rate,
+            momentum=how.momentum,
+            weight_decay=how.weight_decay,
+            proximal=how.proximal,
+            seed=order.seed,
+        )
+        return Payload(TaskHeader(fedavg=task).SerializeToString(deterministic=True), order.model.blob)
+
+    def decode_order(self, payload: Payload, schema: Schema) -> Order:
+        """The order, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
+        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
+        if header.WhichOneof("method") != "fedavg":
+            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected fedavg")
+        task = header.fedavg
+        found = {name: getattr(task, name) for name in Training.__struct_fields__}
+        try:
+            training = convert(found, Training, "order")
+        except ConfigError as error:
+            raise OutsideLaw(error.message) from None
+        if task.seed >= SEED_LIMIT:
+            raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
+        model = _floats(payload, schema)
+        finite_norm(model)
+        return Order(model, training, task.seed)
+
+    def encode_update(self, update: Update) -> Payload:
+        """Header with the claimed samples, body with the change."""
+        header = UpdateHeader(fedavg=FedAvgUpdate(samples=update.samples))
+        return Payload(header.SerializeToString(deterministic=True), update.delta.blob)
+
+    def body_bytes(self, schema: Schema) -> tuple[int, int]:
+        """Exactly four bytes per value."""
+        return 4 * schema.size, 4 * schema.size
+
+    def decode_update(self, payload: Payload, schema: Schema) -> Update:
+        """The update, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
+        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
+        if header.WhichOneof("method") != "fedavg":
+            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected fedavg")
+        samples = header.fedavg.samples
+        if not 1 <= samples <= SAMPLES_LIMIT:
+            raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+        delta = _floats(payload, schema)
+        norm = finite_norm(delta)
+        if norm > self._limit:
+            raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._limit:.6g} is admitted")
+        return Update(delta, samples)
+
+
+def _floats(payload: Payload, schema: Schema) -> Vector:
+    if payload.body.size != 4 * schema.size:
+        raise WrongShape(f"body of {payload.body.size} bytes; {schema.size} float32 values need {4 * schema.size}")
+    return Vector(payload.body)
+
+
+def codec(settings: Settings | None = None) -> FedAvgCodec:
+    """The codec."""
+    return FedAvgCodec(settings)

@@ -1,0 +1,71 @@
+"""What FedAvg is set to, what it sends, what comes back, what the server keeps."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from edgehold.core.config import Config
+from edgehold.core.vectors import Vector
+
+SEED_LIMIT = 1 << 63
+SAMPLES_LIMIT = 1 << 40
+"""Claims above this many records are no claims but attempts at overflow."""
+
+
+class Training(Config, frozen=True, kw_only=True):
+    """How each device trains; the same bounds hold in a plan and in an order that reaches a device."""
+
+    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 32
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.1
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    """Coefficient mu of the FedProx term; 0 is plain FedAvg."""
+
+
+class Settings(Training, frozen=True, kw_only=True):
+    """The [method] table of a FedAvg plan.
+
+    rule: how updates are combined (`edgehold.defenses.baselines.rules`); liars: how many lying clients it must withstand.
+    server_momentum, server_learning_rate: beta and eta of FedAvgM (Hsu et al. 2019); 0 and 1 are plain FedAvg.
+    clip_norm: an update of larger Euclidean norm is scaled down to it and counted; one above 1000 times it is refused.
+    """
+
+    rule: str = "average"
+    liars: Annotated[int, msgspec.Meta(ge=0)] = 0
+    server_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    clip_norm: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+
+    def check(self, updates: int) -> None:
+        """`ConfigError` when the rule is unknown or cannot withstand `liars` among that many updates."""
+        from edgehold.defenses.baselines.rules import rule  # a device that decodes orders has no use for the rules
+
+        rule(self.rule).check(updates, self.liars)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a device is asked to do. model: (schema.size,) float32; seed: training seed of the run."""
+
+    model: Vector
+    training: Training
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a device answers. delta: local minus global model, (schema.size,) float32; samples: claimed record count."""
+
+    delta: Vector
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The global model and, with server momentum, the running sum of steps; both (schema.size,) float32."""
+
+    model: Vector
+    velocity: Vector | None = None

@@ -1,0 +1,46 @@
+"""Every method by name. Loads only the half asked for: a device never imports a server half, nor the other way round."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, cast
+
+from edgehold.core.config import suggest
+from edgehold.core.contract import ClientSide, Codec, Method, ServerSide
+from edgehold.core.errors import ConfigError
+from edgehold.core.vectors import Schema
+
+METHODS: Mapping[str, str] = {
+    "fedavg": "edgehold.defenses.baselines.fedavg",
+}
+"""Name in a plan -> package that holds its record `METHOD`."""
+
+
+def names() -> list[str]:
+    """Names of all methods, in ascending order."""
+    return sorted(METHODS)
+
+
+def method(name: str) -> Method:
+    """The record of a method; `ConfigError` with the nearest name for an unknown one."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}{suggest(name, names())}", field="method.name")
+    return cast(Method, import_module(METHODS[name]).METHOD)
+
+
+def client_side(name: str) -> ClientSide[Any, Any, Any]:
+    """The device half."""
+    return cast(ClientSide[Any, Any, Any], _module(name, "client").client_side())
+
+
+def server_side(name: str, settings: Any, schema: Schema, seed: int) -> ServerSide[Any, Any, Any]:
+    """The server half. settings: of the method's own type; seed: the plan's `run.seed`, which every order carries."""
+    return cast(ServerSide[Any, Any, Any], _module(name, "server").server_side(settings, schema, seed))
+
+
+def codec(name: str, settings: Any = None) -> Codec[Any, Any]:
+    """The codec. settings: the plan's on the server; None on a device, which knows no plan and decodes orders only."""
+    return cast(Codec[Any, Any], _module(name, "codec").codec(settings))
+
+
+def _module(name: str, half: str) -> Any:
+    return import_module(f"{method(name).package}.{half}")
