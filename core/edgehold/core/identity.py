@@ -23,7 +23,10 @@ BACKDATE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a verified certificate says of its holder. Times are seconds since 1970, UTC."""
+    """What a verified certificate says of its holder. Times are seconds since 1970, UTC.
+
+    issued_s: start of validity, BACKDATE_S before the certificate was issued.
+    """
 
     federation: str
     role: Role
