@@ -6,8 +6,9 @@ The first admitted upload of a client for a task wins; a resend gets the same re
 import asyncio
 import errno
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from edgehold.core.errors import (
     Conflicting,
     Corrupted,
     Duplicate,
+    FlError,
     IdentityError,
     RejectedUpdate,
     Stale,
@@ -69,7 +71,10 @@ def statement_of(manifest: Manifest) -> UploadStatement:
 
 @dataclass(slots=True)
 class Upload:
-    """An upload under way. generation: a newer stream of the same upload takes it over from an older one."""
+    """An upload under way. generation: a newer stream of the same upload takes it over from an older one.
+
+    lock: held while a thread may be working on the file. settled: admitted or given up; nothing more is taken.
+    """
 
     opened: OpenRound
     client: str
@@ -78,6 +83,7 @@ class Upload:
     file: SealedFile
     generation: int = 0
     settled: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def whole(self) -> bool:
@@ -134,9 +140,7 @@ class Admission:
                 raise InvalidSignature
             Ed25519PublicKey.from_public_bytes(member.signing_key).verify(signature, statement.signing_input())
         except InvalidSignature:
-            raise BadSignature(
-                f"the manifest is not signed by the key in the certificate of {member.id!r}"
-            ) from None
+            raise BadSignature(f"the manifest is not signed by the key in the certificate of {member.id!r}") from None
 
     def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
         where = f"run {opened.run!r} round {opened.round}"
@@ -185,58 +189,76 @@ class Admission:
         """Take bytes at an offset; what was received before is compared, not stored again."""
         if len(data) > CHUNK_LIMIT:
             raise TooLarge(f"chunk of {len(data)} bytes; at most {CHUNK_LIMIT} are accepted")
-        if offset > upload.file.size:
-            raise BeyondOffset(
-                f"chunk at {offset}, but {upload.file.size} bytes are here; go on from there",
-                expected_offset=upload.file.size,
-            )
-        if offset + len(data) > upload.statement.payload_length:
-            raise WrongShape(
-                f"bytes up to {offset + len(data)} arrived; {upload.statement.payload_length} were declared"
-            )
-        known = min(len(data), upload.file.size - offset)
-        try:
-            if known:
-                await offload(known, upload.file.match, offset, data[:known])
-            if known < len(data):
-                await offload(len(data), upload.file.append, data[known:] if known else data)
-        except Conflicting:
-            self.discard(upload)
-            raise
-        except OSError as error:
-            self.discard(upload)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise Busy(f"the upload could not be stored ({error.strerror}); try again later", retry_after_s=60.0) from None
-            raise
+        async with self._alone(upload):
+            if offset > upload.file.size:
+                raise BeyondOffset(
+                    f"chunk at {offset}, but {upload.file.size} bytes are here; go on from there",
+                    expected_offset=upload.file.size,
+                )
+            if offset + len(data) > upload.statement.payload_length:
+                raise WrongShape(f"bytes up to {offset + len(data)} arrived; {upload.statement.payload_length} were declared")
+            known = min(len(data), upload.file.size - offset)
+            try:
+                if known:
+                    await offload(known, upload.file.match, offset, data[:known])
+                if known < len(data):
+                    await offload(len(data), upload.file.append, data[known:] if known else data)
+            except Conflicting:
+                self.discard(upload)
+                raise
+            except OSError as error:
+                self.discard(upload)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                    raise Busy(f"the upload could not be stored ({error.strerror}); try later", retry_after_s=60.0) from None
+                raise
         upload.opened.bytes_up += len(data)
         crashpoints.reach("chunk_stored")
+
+    @asynccontextmanager
+    async def _alone(self, upload: Upload) -> AsyncIterator[None]:
+        """Nobody else works on the file; if the upload is given up meanwhile, its file goes when the work is done."""
+        async with upload.lock:
+            if upload.settled:
+                raise Stale("this upload is over: it was admitted, discarded, or its round has closed")
+            try:
+                yield
+            finally:
+                if upload.settled and upload.client not in upload.opened.updates:
+                    upload.file.discard()
 
     async def finish(self, upload: Upload) -> Receipt:
         """Admit a whole upload: digest, law, receipt. A refused one counts its client absent from the round."""
         crashpoints.reach("upload_whole")
         opened = upload.opened
-        try:
-            await offload(upload.file.size, self._judge, upload)
-        except RejectedUpdate:
-            self.discard(upload)
-            opened.tally.lose(upload.client)
-            opened.wake()
-            raise
-        except Corrupted:
-            self.discard(upload)
-            raise
-        sequence = await self._journal.write(lambda db: self._record(db, upload))
+        async with self._alone(upload):
+            try:
+                update = await offload(upload.file.size, self._judge, upload)
+            except RejectedUpdate:
+                self.discard(upload)
+                opened.tally.lose(upload.client)
+                opened.wake()
+                raise
+            except Corrupted:
+                self.discard(upload)
+                raise
+            # In place before the receipt is durable: whoever freezes the round after it finds the update.
+            opened.updates[upload.client] = (upload.file, update)
+            try:
+                sequence = await self._journal.write(lambda db: self._record(db, upload))
+            except FlError:
+                del opened.updates[upload.client]
+                self.discard(upload)
+                raise
+            upload.settled = True
+            self._uploads.pop(upload.statement.digest(), None)
         crashpoints.reach("receipt_journaled")
-        upload.settled = True
-        self._uploads.pop(upload.statement.digest(), None)
-        upload.file.close()
         opened.tally.admit(upload.client)
         opened.wake()
         return Receipt(task=upload.manifest.task, payload_digest=upload.statement.payload_digest, sequence=sequence)
 
-    def _judge(self, upload: Upload) -> None:
+    def _judge(self, upload: Upload) -> Any:
         upload.file.verify(upload.statement.payload_digest)
-        upload.opened.codec.decode_update(Container.split(upload.file), upload.opened.schema)
+        return upload.opened.codec.decode_update(Container.split(upload.file), upload.opened.schema)
 
     def _record(self, db: Any, upload: Upload) -> int:
         said, key = upload.statement, upload.statement.digest()
@@ -259,10 +281,11 @@ class Admission:
         return int(cursor.lastrowid)
 
     def discard(self, upload: Upload) -> None:
-        """Forget an upload and its bytes."""
+        """Forget an upload and its bytes; a file that a thread still works on goes when the thread is done."""
         upload.settled = True
         self._uploads.pop(upload.statement.digest(), None)
-        upload.file.discard()
+        if not upload.lock.locked():
+            upload.file.discard()
 
     def forget(self, opened: OpenRound) -> None:
         """A round is over: let go of the uploads that never finished."""

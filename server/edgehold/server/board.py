@@ -11,11 +11,14 @@ from edgehold.core.vectors import Schema
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.server.blobs import FileBlob
 from edgehold.server.rounds import Tally
+from edgehold.server.spool import SealedFile
 
 
 @dataclass(slots=True)
 class OpenRound:
-    """One attempt at one round while updates come in. changed: set whenever the tally may decide anew."""
+    """One attempt at one round while updates come in. updates: client -> its sealed file and the
+    update read from it. changed: set whenever the tally may decide anew.
+    """
 
     run: str
     round: int
@@ -30,6 +33,7 @@ class OpenRound:
     key: bytes
     folder: Path
     assignments: dict[str, TaskAssignment]
+    updates: dict[str, tuple[SealedFile, Any]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     bytes_up: int = 0
     bytes_down: int = 0
@@ -43,6 +47,11 @@ class OpenRound:
     def id(self) -> TaskId:
         """What clients call this round."""
         return TaskId(run=self.run, round=self.round, attempt=self.attempt, nonce=self.nonce)
+
+    def close(self) -> None:
+        """Let go of the files of the admitted updates."""
+        for file, _ in self.updates.values():
+            file.close()
 
     def wake(self) -> None:
         """Let the run look at its tally."""

@@ -133,7 +133,8 @@ class Journal:
     def _commit(
         self, work: list[tuple[Change[Any], asyncio.Future[Any]]]
     ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
-        head, done = self._head, []
+        head = self._head
+        done: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
             if self._broken:
                 raise self._broken

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,17 +73,17 @@ class Roster:
     async def add(self, client: str, allowed_tasks: tuple[str, ...]) -> Member:
         """Add a client, or let a known one enrol afresh: its earlier certificates and signing key stop counting."""
         member = Member(client, "active", b"", b"", time.time() if client in self._members else 0.0, allowed_tasks, 0, 0, 0)
-        await self._journal.write(
-            lambda db: (
-                db.execute(
-                    "INSERT INTO clients (id, state, issued_from, allowed_tasks) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-                    " SET state=excluded.state, issued_from=excluded.issued_from, allowed_tasks=excluded.allowed_tasks,"
-                    " signing_fingerprint=NULL, signing_key=NULL, expires=0",
-                    (client, "active", member.issued_from, json.dumps(allowed_tasks)),
-                ),
-                self._journal.append_audit(db, "client_added", client, tasks=list(allowed_tasks)),
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO clients (id, state, issued_from, allowed_tasks) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+                " SET state=excluded.state, issued_from=excluded.issued_from, allowed_tasks=excluded.allowed_tasks,"
+                " signing_fingerprint=NULL, signing_key=NULL, expires=0",
+                (client, "active", member.issued_from, json.dumps(allowed_tasks)),
             )
-        )
+            self._journal.append_audit(db, "client_added", client, tasks=list(allowed_tasks))
+
+        await self._journal.write(change)
         self._members[client] = member
         return member
 
@@ -95,12 +96,12 @@ class Roster:
             raise ConfigError(f"client {client!r} is revoked; mint a new token with `fl-server token {client}`", field="state")
         # Memory first: from here on no call of this client is admitted, even while the line is being written.
         member.state = cast(MemberState, state)
-        await self._journal.write(
-            lambda db: (
-                db.execute("UPDATE clients SET state=? WHERE id=?", (state, client)),
-                self._journal.append_audit(db, f"client_{state}", client),
-            )
-        )
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE clients SET state=? WHERE id=?", (state, client))
+            self._journal.append_audit(db, f"client_{state}", client)
+
+        await self._journal.write(change)
 
     async def introduce(self, identity: Identity, signing_key: bytes) -> Member:
         """Remember the signing key a certificate vouches for; `IdentityError` when it vouches for another."""

@@ -6,9 +6,9 @@ request arrives as an async iterator of decoded messages.
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -22,7 +22,7 @@ from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, CONTROL_LIMIT, decode
 
 log = logging.getLogger("edgehold.server.rpc")
 
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ _CHUNKED = {"UploadRequest", "PostRequest", "SubmitRunRequest"}
 
 def service(descriptor: ServiceDescriptor, implementation: object, gate: Gate) -> grpc.GenericRpcHandler:
     """Generic handler for every method of a service; a method without implementation is an error here, not at run time."""
-    handlers: Mapping[str, grpc.RpcMethodHandler] = {
+    handlers = {
         method.name: _handler(method, getattr(implementation, _snake(method.name)), gate) for method in descriptor.methods
     }
     return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
@@ -68,7 +68,7 @@ def _snake(name: str) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
 
 
-def _handler(method: MethodDescriptor, run: Callable[..., Any], gate: Gate) -> grpc.RpcMethodHandler:
+def _handler(method: MethodDescriptor, run: Callable[..., Any], gate: Gate) -> "grpc.RpcMethodHandler[Any, Any]":
     kind: type[Message] = GetMessageClass(method.input_type)
     limit = CHUNK_MESSAGE_LIMIT if method.input_type.name in _CHUNKED else CONTROL_LIMIT
     name = f"{method.containing_service.name}/{method.name}"

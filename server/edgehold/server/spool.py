@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from edgehold.core.errors import Conflicting, ConfigError, Corrupted
+from edgehold.core.errors import ConfigError, Conflicting, Corrupted
 from edgehold.core.vectors import blocks
 
 SALT = 16

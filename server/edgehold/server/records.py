@@ -1,0 +1,161 @@
+"""Runs and rounds as they stand in the journal: the rows, and the changes that move them."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from edgehold.core.contract import Facts, Packed
+from edgehold.proto.v1.admin_pb2 import RoundInfo, RunInfo
+from edgehold.server.blobs import BlobStore, FileBlob
+from edgehold.server.journal import Journal
+
+RUN_STATES = ("queued", "running", "stopped", "finished", "failed")
+
+Key: TypeAlias = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One attempt at one round."""
+
+    run: str
+    round: int
+    attempt: int
+    state: str
+    nonce: bytes
+    selection: tuple[str, ...]
+    base: bytes
+    survivors: tuple[str, ...] | None
+    model: bytes | None
+    packed: str | None
+    facts: Facts
+
+    @property
+    def key(self) -> Key:
+        """Primary key."""
+        return self.run, self.round, self.attempt
+
+    def info(self) -> RoundInfo:
+        """For operators."""
+        return RoundInfo(
+            round=self.round,
+            attempt=self.attempt,
+            state=self.state,
+            facts=self.facts,
+            model_digest=self.model or b"",
+            seconds=self.facts.get("round_seconds", 0.0),
+        )
+
+
+_COLUMNS = "run, round, attempt, state, nonce, selection, base, survivors, model, packed, facts"
+
+
+def _round(row: tuple[Any, ...]) -> RoundRow:
+    survivors = None if row[7] is None else tuple(json.loads(row[7]))
+    run, number, attempt, state, nonce, selection, base, _, model, packed, facts = row
+    return RoundRow(
+        run, number, attempt, state, nonce, tuple(json.loads(selection)), base, survivors, model, packed, json.loads(facts)
+    )
+
+
+def latest(journal: Journal, run: str) -> RoundRow | None:
+    """The newest attempt of a run."""
+    rows = journal.read(f"SELECT {_COLUMNS} FROM rounds WHERE run=? ORDER BY round DESC, attempt DESC LIMIT 1", run)
+    return _round(rows[0]) if rows else None
+
+
+def committed(journal: Journal, run: str, first: int = 0) -> list[RoundRow]:
+    """Committed rounds from `first` on, in order."""
+    rows = journal.read(
+        f"SELECT {_COLUMNS} FROM rounds WHERE run=? AND round>=? AND state='committed' ORDER BY round", run, first
+    )
+    return [_round(row) for row in rows]
+
+
+def last_committed(journal: Journal, run: str) -> RoundRow | None:
+    """The round whose model is the run's model now."""
+    rows = journal.read(f"SELECT {_COLUMNS} FROM rounds WHERE run=? AND state='committed' ORDER BY round DESC LIMIT 1", run)
+    return _round(rows[0]) if rows else None
+
+
+def plan_round(db: sqlite3.Connection, key: Key, nonce: bytes, selection: tuple[str, ...], base: bytes) -> None:
+    """A round is planned: who is asked, under which nonce, from which model."""
+    db.execute(
+        "INSERT INTO rounds (run, round, attempt, state, nonce, selection, base) VALUES (?, ?, ?, 'planned', ?, ?, ?)",
+        (*key, nonce, json.dumps(selection), base),
+    )
+
+
+def move_round(db: sqlite3.Connection, key: Key, state: str) -> None:
+    """A round changes its state."""
+    db.execute("UPDATE rounds SET state=? WHERE run=? AND round=? AND attempt=?", (state, *key))
+
+
+def freeze_round(db: sqlite3.Connection, key: Key) -> tuple[str, ...]:
+    """No more updates: the survivors are those with a receipt now, for good. In ascending order."""
+    rows = db.execute("SELECT client FROM receipts WHERE run=? AND round=? AND attempt=? ORDER BY client", key).fetchall()
+    survivors = tuple(row[0] for row in rows)
+    db.execute(
+        "UPDATE rounds SET state='closing', survivors=? WHERE run=? AND round=? AND attempt=?", (json.dumps(survivors), *key)
+    )
+    return survivors
+
+
+def commit_round(db: sqlite3.Connection, key: Key, model: bytes, packed: str, facts: Facts) -> None:
+    """A round is over and its model is the run's model."""
+    db.execute(
+        "UPDATE rounds SET state='committed', model=?, packed=?, facts=? WHERE run=? AND round=? AND attempt=?",
+        (model, packed, json.dumps(facts), *key),
+    )
+
+
+def add_facts(db: sqlite3.Connection, key: Key, facts: Facts) -> None:
+    """Facts learned after the commit (scores)."""
+    where = "WHERE run=? AND round=? AND attempt=?"
+    (text,) = db.execute(f"SELECT facts FROM rounds {where}", key).fetchone()
+    db.execute(f"UPDATE rounds SET facts=? {where}", (json.dumps(json.loads(text) | facts), *key))
+
+
+def receipts(journal: Journal, key: Key) -> dict[str, tuple[bytes, bytes]]:
+    """Client -> (name of the upload, payload digest), for every receipt of an attempt."""
+    rows = journal.read("SELECT client, upload, payload FROM receipts WHERE run=? AND round=? AND attempt=?", *key)
+    return {client: (upload, payload) for client, upload, payload in rows}
+
+
+def pack(packed: Packed) -> str:
+    """A method's state as JSON: scalars, and each blob by digest (they are in the store already)."""
+    blobs = {}
+    for name, blob in packed.blobs.items():
+        assert isinstance(blob, FileBlob), f"state blob {name!r} was not written through the given space"
+        blobs[name] = blob.digest.hex()
+    return json.dumps({"scalars": dict(packed.scalars), "blobs": blobs}, sort_keys=True)
+
+
+def unpack(text: str, store: BlobStore) -> Packed:
+    """Inverse of `pack`."""
+    data = json.loads(text)
+    return Packed({name: store.open(bytes.fromhex(digest)) for name, digest in data["blobs"].items()}, data["scalars"])
+
+
+def blob_digests(text: str) -> set[bytes]:
+    """Digests of all blobs of a packed state."""
+    return {bytes.fromhex(digest) for digest in json.loads(text)["blobs"].values()}
+
+
+def run_info(journal: Journal, run: str, method: Mapping[str, Any], task: str, rounds: int) -> RunInfo:
+    """A run for operators. method: the plan's [method] table."""
+    ((digest, state, error, created, seconds),) = journal.read(
+        "SELECT digest, state, error, created, seconds FROM runs WHERE id=?", run
+    )
+    newest = last_committed(journal, run)
+    info = RunInfo(
+        run=run, state=state, error=error, plan_digest=digest, created_unix_s=created, seconds=seconds, task=task,
+        method=str(method.get("name", "")), rule=str(method.get("rule", "")), rounds_planned=rounds,
+    )  # fmt: skip
+    if newest:
+        info.rounds_done = newest.round
+        info.model_digest = newest.model or b""
+        info.latest.CopyFrom(newest.info())
+    return info
