@@ -1,0 +1,222 @@
+"""`fl-client`: enrol a device, run its daemon, look at it. Heavy imports stand inside the commands: help is quick."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from edgehold.core.errors import ConfigError, FlError
+
+HOME_VARIABLE = "EDGEHOLD_CLIENT_HOME"
+
+_home = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=HOME_VARIABLE,
+    default=Path("fl-client"),
+    show_default=True,
+    help=f"Folder of this client [env: {HOME_VARIABLE}].",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+
+
+class _Group(click.Group):
+    """Commands whose `FlError` becomes one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FlError as error:
+            _fail(error, "--json" in sys.argv[1:])
+
+
+def _fail(error: FlError, as_json: bool) -> NoReturn:
+    if as_json:
+        said = {"error": error.code, "message": error.message}
+        if isinstance(error, ConfigError) and error.field:
+            said["field"] = error.field
+        click.echo(json.dumps(said), err=True)
+    else:
+        click.echo(f"fl-client: {error.message} [{error.code}]", err=True)
+    sys.exit(1)
+
+
+@click.group(cls=_Group, epilog="Start with: fl-client enroll --bundle @bundle.txt && fl-client check && fl-client run")
+def main() -> None:
+    """Train together without handing over data: the daemon of one device.
+
+    A client lives in a folder (--home) with client.toml (its tasks), policy.toml (what its owner allows) and its identity.
+    """
+
+
+@main.command()
+@click.option(
+    "--bundle", required=True, metavar="TEXT|@FILE|-", help="What the operator's `fl-server token` printed; - reads stdin."
+)
+@click.option("--allow-unmasked", is_flag=True, help="Write a first policy under which single updates may leave in the clear.")
+@_home
+@_json
+def enroll(bundle: str, allow_unmasked: bool, home: Path, as_json: bool) -> None:
+    """Make this device's keys and fetch its certificate with a one-time bundle.
+
+    Leaves a commented policy.toml and client.toml where there are none.
+
+    Example: fl-client enroll --bundle @bundle.txt --home /var/lib/fl-client
+    """
+    import asyncio
+
+    from edgehold.client import enrol, identity
+    from edgehold.client.config import TEMPLATE, Home
+    from edgehold.client.policy import template
+    from edgehold.core.keys import decode_bundle
+
+    places = Home(home)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    asyncio.run(enrol.enrol(decode_bundle(_text(bundle)), places.identity))
+    for path, text in ((places.config, TEMPLATE), (places.policy, template(allow_unmasked))):
+        if not path.exists():
+            path.write_text(text, encoding="utf-8")
+    found = identity.load(places.identity)
+    if as_json:
+        said = {"client": found.client_id, "federation": found.federation, "expires_s": found.expires_s, "home": str(home)}
+        click.echo(json.dumps(said))
+    else:
+        click.echo(f"{found.client_id} is enrolled in {found.federation}.")
+        click.echo(f"Next: name your tasks in {places.config}, read {places.policy}, then `fl-client check --home {home}`.")
+
+
+def _text(bundle: str) -> str:
+    """The bundle itself, or what the file or stdin it points to holds."""
+    if bundle == "-":
+        return sys.stdin.read()
+    if bundle.startswith("@"):
+        try:
+            return Path(bundle[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--bundle {bundle}: cannot be read: {error}") from None
+    return bundle
+
+
+@main.command()
+@click.option(
+    "--home",
+    "homes",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help=f"Folder of a client; repeat it to hold several clients in one process [env: {HOME_VARIABLE}; default: fl-client].",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Overrides [log] format of client.toml.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --log-format json.")
+def run(homes: tuple[Path, ...], log_format: str | None, as_json: bool) -> None:
+    """Connect, wait for tasks, train, upload; until SIGTERM. SIGHUP reads policy.toml again.
+
+    Example: fl-client run --home /var/lib/fl-client --log-format json
+    """
+    # Before gRPC is loaded: its own chatter would break the one-object-a-line log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from edgehold.client import log
+    from edgehold.client.config import Home, load_config
+    from edgehold.client.policy import load_policy
+
+    folders = homes or (Path(os.environ.get(HOME_VARIABLE) or "fl-client"),)
+    places = [Home(folder) for folder in folders]
+    for place in places:
+        load_policy(place.policy)  # fail closed, before anything else
+    configs = [load_config(place.config) for place in places]
+    log.setup(
+        "json" if as_json or log_format == "json" else "text" if log_format else configs[0].log.format, configs[0].log.level
+    )
+    from edgehold.client import daemon
+
+    sys.exit(daemon.run(places, configs))
+
+
+@main.command()
+@_home
+@_json
+def status(home: Path, as_json: bool) -> None:
+    """Is the daemon up, is it connected, and what has it done?
+
+    Example: fl-client status --json
+    """
+    from edgehold.client.config import Home
+    from edgehold.client.daemon import is_running
+    from edgehold.client.keep import read_status
+
+    places = Home(home)
+    said: dict[str, Any] = read_status(places.keep)
+    said["running"] = is_running(places)
+    said["connected"] = said["running"] and said.get("connected") == "True"
+    if as_json:
+        click.echo(json.dumps(said))
+        return
+    for key in ("client", "running", "connected", "server", "error", "rounds_today", "tasks", "runs"):
+        if said.get(key) not in (None, "", {}):
+            click.echo(f"{key:13} {said[key]}")
+
+
+@main.group(invoke_without_command=True)
+@_home
+@_json
+@click.pass_context
+def policy(ctx: click.Context, home: Path, as_json: bool) -> None:
+    """Show what the device's owner allows, and where that is written.
+
+    Example: fl-client policy --json; fl-client policy check draft.toml
+    """
+    if ctx.invoked_subcommand is None:
+        from edgehold.client.config import Home
+
+        _show_policy(Home(home).policy, as_json)
+
+
+@policy.command("check")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_json
+def check_policy(file: Path, as_json: bool) -> None:
+    """Test a draft before putting it in force; exit code 1 when it is wrong.
+
+    Example: fl-client policy check draft.toml && cp draft.toml fl-client/policy.toml
+    """
+    _show_policy(file, as_json)
+
+
+def _show_policy(path: Path, as_json: bool) -> None:
+    import msgspec
+
+    from edgehold.client.policy import load_policy
+
+    values: dict[str, Any] = msgspec.to_builtins(load_policy(path))
+    if as_json:
+        click.echo(json.dumps({"source": str(path.absolute()), "policy": values}))
+        return
+    click.echo(f"# {path.absolute()}")
+    for key, value in values.items():
+        click.echo(f"{key} = {json.dumps(value)}")
+
+
+@main.command()
+@_home
+@_json
+def check(home: Path, as_json: bool) -> None:
+    """Look for everything that would keep this device from taking part; exit code 1 when something would.
+
+    Example: fl-client check --home /var/lib/fl-client
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from edgehold.client.config import Home
+    from edgehold.client.preflight import check as findings
+
+    lines = findings(Home(home))
+    ok = all(line.ok for line in lines)
+    if as_json:
+        click.echo(json.dumps({"ok": ok, "checks": [line.as_dict() for line in lines]}))
+    else:
+        for line in lines:
+            click.echo(f"{'ok  ' if line.ok else 'FAIL'} {line.name}: {line.detail}")
+            if line.todo:
+                click.echo(f"     -> {line.todo}")
+    sys.exit(0 if ok else 1)

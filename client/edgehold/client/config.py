@@ -1,0 +1,122 @@
+"""What the device brings, in `client.toml`: its tasks by name, and how it transfers and logs.
+
+```toml
+[tasks.digits]
+task = "edgehold.client.data.digits:make_task"     # package.module:function, called once with the options
+options = { part = 3, parts = 10 }
+
+[transfer]                                         # every key may be left out
+stall_s = 20.0
+
+[log]
+format = "json"
+level = "info"
+```
+
+Nothing in this file is ever set by the server: a task's name is all that travels.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edgehold.core.config import Config, convert, read_toml
+from edgehold.core.errors import ConfigError
+from edgehold.core.plan import Name, Positive
+
+Entry = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""A function of an installed package: "package.module:function"."""
+
+
+class TaskTable(Config, frozen=True, kw_only=True):
+    """[tasks.NAME]: the function that makes the device's `Task`, and its keyword arguments."""
+
+    task: Entry
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class AdversaryTable(Config, frozen=True, kw_only=True):
+    """[adversary]: red teams only. A factory of a `core.contract.Adversary` that wraps the honest client half."""
+
+    entry: Entry
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class TransferTable(Config, frozen=True, kw_only=True):
+    """[transfer]: progress deadlines.
+
+    stall_s: a transfer that moves nothing for so long is given up and resumed.
+    receipt_s: how long the server may take over the receipt once it has every byte.
+    """
+
+    stall_s: Positive = 20.0
+    receipt_s: Positive = 120.0
+
+
+class LogTable(Config, frozen=True, kw_only=True):
+    """[log]"""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ClientConfig(Config, frozen=True, kw_only=True):
+    """A whole client.toml."""
+
+    tasks: dict[Name, TaskTable] = msgspec.field(default_factory=dict)
+    adversary: AdversaryTable | None = None
+    transfer: TransferTable = TransferTable()
+    log: LogTable = LogTable()
+
+
+class Home:
+    """The folder of one client and the places in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "client.toml"
+        self.policy = folder / "policy.toml"
+        self.identity = folder / "identity"
+        self.keep = folder / "keep.db"
+        self.outbox = folder / "outbox"
+        self.lock = folder / "lock"
+
+
+def load_config(path: Path) -> ClientConfig:
+    """The file as a `ClientConfig`; `ConfigError` names the key to mend."""
+    return convert(read_toml(path), ClientConfig, str(path))
+
+
+def resolve(entry: str, field: str) -> Any:
+    """The function behind "package.module:function"; `ConfigError` (about the key `field`) when there is none."""
+    module_name, _, name = entry.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise ConfigError(f"{field} = {entry!r} cannot be imported: {error}", field=field) from error
+    except AttributeError:
+        raise ConfigError(f"{field} = {entry!r}: module {module_name} has no {name}", field=field) from None
+    return found
+
+
+def call(entry: str, options: dict[str, Any], field: str) -> Any:
+    """What the function behind `entry` returns for `options`; `ConfigError` when it does not take them."""
+    function = resolve(entry, field)
+    try:
+        return function(**options)
+    except TypeError as error:
+        raise ConfigError(f"{field} = {entry!r} does not take these options: {error}", field=field) from error
+
+
+TEMPLATE = """\
+# What this device brings. The server names a task; the code and the data behind the name are yours.
+#
+# [tasks.digits]
+# task = "edgehold.client.data.digits:make_task"
+# options = { }
+#
+# [log]
+# format = "json"
+"""

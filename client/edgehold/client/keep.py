@@ -1,0 +1,223 @@
+"""What the device remembers across crashes: tasks and how far each one is, and the local state of every run.
+
+One SQLite file, WAL, every commit synced. A task moves `received -> trained -> acknowledged`; `cancelled` means that no byte
+of it left and it may be done again, `dropped` that it is over without being counted. The local state of a round is stored
+with the trained update but becomes the run's state only in the transaction that records the server's receipt.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from edgehold.client.outbox import Parcel
+from edgehold.core.errors import JournalError, PolicyRefused, Stale
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS task (
+    run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, nonce BLOB NOT NULL,
+    state TEXT NOT NULL, day TEXT NOT NULL, assignment BLOB NOT NULL,
+    digest BLOB, length INTEGER, kind TEXT, local BLOB,
+    PRIMARY KEY (run, round, attempt, nonce)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS local (run TEXT PRIMARY KEY, round INTEGER NOT NULL, state BLOB NOT NULL, before BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS status (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_MINE = "WHERE run = ? AND round = ? AND attempt = ? AND nonce = ?"
+_REMEMBERED_S = 31 * 86400.0
+
+
+class TaskKey(NamedTuple):
+    """Names one task: the nonce is drawn per attempt by the server."""
+
+    run: str
+    round: int
+    attempt: int
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A remembered task. assignment: the serialized TaskAssignment without its body; parcel: once trained."""
+
+    key: TaskKey
+    state: str
+    assignment: bytes
+    parcel: Parcel | None
+
+
+class Keep:
+    """The file. Calls block on the disk, so the event loop makes them in a thread; a lock keeps one writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            path.chmod(0o600)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"{path}: cannot be opened: {error}") from None
+        with self._transaction() as db:
+            old = _day(time.time() - _REMEMBERED_S)
+            db.execute("DELETE FROM task WHERE day < ? AND state IN ('acknowledged', 'dropped', 'cancelled')", (old,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise JournalError(f"the device's keep failed: {error}") from error
+
+    def receive(self, key: TaskKey, assignment: bytes, rounds_per_day: int, now_s: float | None = None) -> Entry:
+        """The task as remembered, or remembered from now on; `PolicyRefused` when today's rounds are used up.
+
+        A round counts once a day, however many attempts it takes. now_s: seconds since 1970.
+        """
+        day = _day(time.time() if now_s is None else now_s)
+        with self._transaction() as db:
+            known = self._entry(db, key)
+            if known is None:
+                others = db.execute(
+                    "SELECT COUNT(*) FROM (SELECT DISTINCT run, round FROM task WHERE day = ? AND NOT (run = ? AND round = ?))",
+                    (day, key.run, key.round),
+                ).fetchone()[0]
+                if others >= rounds_per_day:
+                    raise PolicyRefused(f"rounds_per_day allows {rounds_per_day} rounds and {others} were started today")
+                db.execute(
+                    "INSERT INTO task VALUES (?, ?, ?, ?, 'received', ?, ?, NULL, NULL, NULL, NULL)", (*key, day, assignment)
+                )
+            elif known.state == "cancelled":
+                db.execute(f"UPDATE task SET state = 'received' {_MINE}", key)
+            else:
+                return known
+        return Entry(key, "received", assignment, None)
+
+    def trained(self, key: TaskKey, parcel: Parcel, local: bytes) -> bool:
+        """Remember the stored update and the local state that belongs to it; False if the task was cancelled meanwhile."""
+        with self._transaction() as db:
+            done = db.execute(
+                f"UPDATE task SET state = 'trained', digest = ?, length = ?, kind = ?, local = ? {_MINE} "
+                "AND state = 'received'",
+                (parcel.digest, parcel.length, parcel.kind, local, *key),
+            )
+            return done.rowcount == 1
+
+    def retrain(self, key: TaskKey) -> None:
+        """The stored update is lost (power cut before it was synced): the task is computed again."""
+        with self._transaction() as db:
+            db.execute(
+                f"UPDATE task SET state = 'received', digest = NULL, length = NULL, kind = NULL, local = NULL {_MINE} "
+                "AND state = 'trained'",
+                key,
+            )
+
+    def acknowledge(self, key: TaskKey) -> None:
+        """The server's receipt is here: one transaction makes the round's local state the run's, and closes the task."""
+        with self._transaction() as db:
+            row = db.execute(f"SELECT local FROM task {_MINE} AND state = 'trained'", key).fetchone()
+            if row is None:
+                return
+            db.execute(
+                # Another attempt at the same round starts from what was there before the round, so `before` stays then.
+                "INSERT INTO local (run, round, state, before) VALUES (?, ?, ?, NULL) ON CONFLICT (run) DO UPDATE SET "
+                "before = CASE WHEN round = excluded.round THEN before ELSE state END, "
+                "state = excluded.state, round = excluded.round",
+                (key.run, key.round, row[0]),
+            )
+            db.execute(f"UPDATE task SET state = 'acknowledged', local = NULL {_MINE}", key)
+
+    def cancel(self, key: TaskKey) -> None:
+        """The server no longer wants the task. Once trained it may have left in part, so it is never done again."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE task SET state = CASE state WHEN 'received' THEN 'cancelled' ELSE 'dropped' END, local = NULL "
+                f"{_MINE} AND state IN ('received', 'trained')",
+                key,
+            )
+
+    def drop(self, key: TaskKey) -> None:
+        """The task is over without being counted."""
+        with self._transaction() as db:
+            db.execute(f"UPDATE task SET state = 'dropped', local = NULL {_MINE} AND state != 'acknowledged'", key)
+
+    def local(self, run: str, round: int) -> bytes | None:
+        """Committed local state from which `round` starts; None at first contact.
+
+        `Stale` when the run's state is already ahead: a server restored from an old backup must not take it back.
+        """
+        with self._lock:
+            row = self._db.execute("SELECT round, state, before FROM local WHERE run = ?", (run,)).fetchone()
+        if row is None:
+            return None
+        at, state, before = cast(tuple[int, bytes, bytes | None], row)
+        if at > round and state:
+            raise Stale(f"round {round} of run {run!r}, but this device's state is already that of round {at}")
+        return before if at == round else state
+
+    def unsettled(self) -> list[Entry]:
+        """Tasks whose update is stored but whose receipt never came, oldest round first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT run, round, attempt, nonce, state, assignment, digest, length, kind FROM task "
+                "WHERE state = 'trained' ORDER BY run, round, attempt"
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def note(self, **values: object) -> None:
+        """Remember the daemon's own state for `fl-client status`."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO status VALUES (?, ?)", [(key, str(value)) for key, value in values.items()])
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @staticmethod
+    def _entry(db: sqlite3.Connection, key: TaskKey) -> Entry | None:
+        row = db.execute(
+            f"SELECT run, round, attempt, nonce, state, assignment, digest, length, kind FROM task {_MINE}", key
+        ).fetchone()
+        return _entry(row) if row else None
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    parcel = Parcel(row[6], row[7], row[8]) if row[6] is not None else None
+    return Entry(TaskKey(*row[:4]), row[4], row[5], parcel)
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """What the daemon last noted, tasks by state, and rounds started today; {} where no daemon ever ran."""
+    if not path.exists():
+        return {}
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        found: dict[str, Any] = dict(db.execute("SELECT key, value FROM status").fetchall())
+        found["tasks"] = dict(db.execute("SELECT state, COUNT(*) FROM task GROUP BY state").fetchall())
+        found["rounds_today"] = db.execute(
+            "SELECT COUNT(*) FROM (SELECT DISTINCT run, round FROM task WHERE day = ?)", (_day(time.time()),)
+        ).fetchone()[0]
+        found["runs"] = dict(db.execute("SELECT run, round FROM local").fetchall())
+        return found
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: cannot be read: {error}") from None
+    finally:
+        db.close()

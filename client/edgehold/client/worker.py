@@ -1,0 +1,159 @@
+"""Where the work is done: one thread that trains, and the path from a task's bytes to an update's.
+
+Everything heavy is imported here and only when a task asks for it, so that an idle daemon stays small.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from edgehold.client.config import ClientConfig, call
+from edgehold.core.contract import ClientSide, Codec, Facts, Method, Payload
+from edgehold.core.errors import ConfigError, FlError, WrongShape
+from edgehold.core.task import Task
+from edgehold.core.vectors import Bytes
+from edgehold.proto.v1.control_pb2 import TaskAssignment
+
+T = TypeVar("T")
+
+
+class TrainingThread:
+    """The one thread that trains, for all clients of the process. It never keeps the process from ending.
+
+    busy: whether it is in the middle of something now.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.busy = False
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done after everything that was asked for before. Cancelling stops the wait, not the work."""
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+
+        def settle(set_result: Callable[[Any], None], value: Any) -> None:
+            if not result.done():
+                set_result(value)
+
+        def job() -> None:
+            if result.cancelled():
+                return
+            try:
+                outcome: tuple[Callable[[Any], None], Any] = (result.set_result, work())
+            except BaseException as error:
+                outcome = (result.set_exception, error)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, *outcome)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="training", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+        return await result
+
+    def _serve(self) -> None:
+        while True:
+            job = self._jobs.get()
+            self.busy = True
+            job()
+            self.busy = False
+
+
+class Cancelled(Exception):
+    """The task is no longer wanted; noticed between two steps of the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out of a round: the update to send, and the local state that holds once it is counted."""
+
+    payload: Payload
+    kind: str
+    durable: bool
+    local: bytes
+    facts: Facts
+
+
+class Workbench:
+    """The tasks and method halves of one client, each made once. Every method blocks: call it in the training thread."""
+
+    def __init__(self, config: ClientConfig, client_id: str) -> None:
+        self._config = config
+        self._client_id = client_id
+        self._tasks: dict[str, Task] = {}
+        self._sides: dict[str, tuple[Codec[Any, Any], ClientSide[Any, Any, Any]]] = {}
+
+    def task(self, name: str) -> Task:
+        """The device's task of that name; `ConfigError` when it has none or cannot make it."""
+        if name not in self._tasks:
+            table = self._config.tasks.get(name)
+            if table is None:
+                raise ConfigError(f"this device has no task {name!r}; its owner adds [tasks.{name}] to client.toml")
+            self._tasks[name] = call(table.task, table.options, f"tasks.{name}.task")
+        return self._tasks[name]
+
+    def admit(self, assignment: TaskAssignment) -> None:
+        """Return if this device can do the task, else `ConfigError` or, for another model than its own, `WrongShape`."""
+        self._side(assignment.method)
+        schema = self._guard(lambda: self.task(assignment.task).schema)
+        if schema.digest != assignment.schema_digest:
+            raise WrongShape(
+                f"task {assignment.task!r}: the server's model has schema {assignment.schema_digest.hex()[:16]}, "
+                f"this device's {schema.digest.hex()[:16]}; their code must define the same tensors"
+            )
+
+    def work(
+        self, assignment: TaskAssignment, body: bytes | memoryview, local: bytes | None, cancelled: threading.Event
+    ) -> Trained:
+        """One round. local: committed state of the run, None at first contact. `Cancelled` when it is no longer wanted."""
+        from edgehold.core.streams import client_stream
+
+        codec, side = self._side(assignment.method)
+        task = self.task(assignment.task)
+        order = codec.decode_order(Payload(assignment.header, Bytes(body)), task.schema)
+        where = assignment.id
+        rng = client_stream(order.seed, where.run, where.round, self._client_id)
+        if cancelled.is_set():
+            raise Cancelled
+        state = self._guard(lambda: side.begin(order, task, rng) if local is None else side.load(local))
+        if cancelled.is_set():
+            raise Cancelled
+        state, update, facts = self._guard(lambda: side.work(order, state, task, rng))
+        if cancelled.is_set():
+            raise Cancelled
+        return Trained(codec.encode_update(update), codec.kind, self._durable(assignment.method), side.dump(state), facts)
+
+    def _guard(self, step: Callable[[], T]) -> T:
+        try:
+            return step()
+        except FlError:
+            raise
+        except Exception as error:
+            # Its text may quote private data, and the reason travels: name the exception only.
+            raise FlError(f"the device's own code raised {type(error).__name__}") from error
+
+    def _side(self, name: str) -> tuple[Codec[Any, Any], ClientSide[Any, Any, Any]]:
+        if name not in self._sides:
+            from edgehold.defenses import registry
+
+            side = registry.client_side(name)
+            if adversary := self._config.adversary:
+                side = call(adversary.entry, adversary.options, "adversary.entry")(side, self._client_id)
+            self._sides[name] = (registry.codec(name, None), side)
+        return self._sides[name]
+
+    @staticmethod
+    def _durable(name: str) -> bool:
+        from edgehold.defenses import registry
+
+        found: Method = registry.method(name)
+        try:
+            return found.needs(None).durable_outbox
+        except Exception:
+            # The answer depends on settings that only the plan has: sync, which is right for every method.
+            return True
