@@ -67,6 +67,11 @@ class BlobStore:
             path.unlink(missing_ok=True)
         return len(gone)
 
+    def drop(self, digests: Iterable[bytes]) -> None:
+        """Delete these blobs; whoever still has one open can go on reading it."""
+        for digest in digests:
+            self._path(digest).unlink(missing_ok=True)
+
     def _publish(self, temporary: Path, digest: bytes) -> FileBlob:
         path = self._path(digest)
         os.rename(temporary, path)

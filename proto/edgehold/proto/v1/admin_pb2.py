@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65\x64gehold/proto/v1/admin.proto\x12\x11\x65\x64gehold.proto.v1\"9\n\x10SubmitRunRequest\x12\x11\n\tplan_toml\x18\x01 \x01(\t\x12\x12\n\nmodel_data\x18\x02 \x01(\x0c\" \n\x11SubmitRunResponse\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x1d\n\x0eStopRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x11\n\x0fStopRunResponse\"\x1f\n\x10ResumeRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x13\n\x11ResumeRunResponse\"\xc7\x01\n\tRoundInfo\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x36\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32\'.edgehold.proto.v1.RoundInfo.FactsEntry\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\x0c\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8f\x02\n\x07RunInfo\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x13\n\x0brounds_done\x18\x05 \x01(\r\x12\x16\n\x0erounds_planned\x18\x06 \x01(\r\x12\x13\n\x0bplan_digest\x18\x07 \x01(\x0c\x12\x14\n\x0cmodel_digest\x18\x08 \x01(\x0c\x12\x16\n\x0e\x63reated_unix_s\x18\t \x01(\x01\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12\x0c\n\x04task\x18\x0c \x01(\t\x12,\n\x06latest\x18\r \x01(\x0b\x32\x1c.edgehold.proto.v1.RoundInfo\"2\n\x0fWatchRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\nfrom_round\x18\x02 \x01(\r\"h\n\x10WatchRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.edgehold.proto.v1.RunInfo\x12+\n\x05round\x18\x02 \x01(\x0b\x32\x1c.edgehold.proto.v1.RoundInfo\"\x12\n\x10GetStatusRequest\"\xc9\x02\n\x11GetStatusResponse\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x12\n\nboot_epoch\x18\x02 \x01(\x04\x12(\n\x04runs\x18\x03 \x03(\x0b\x32\x1a.edgehold.proto.v1.RunInfo\x12\x19\n\x11\x63lients_connected\x18\x04 \x01(\r\x12\x16\n\x0e\x63lients_active\x18\x05 \x01(\r\x12H\n\nrejections\x18\x06 \x03(\x0b\x32\x34.edgehold.proto.v1.GetStatusResponse.RejectionsEntry\x12\x10\n\x08uptime_s\x18\x07 \x01(\x01\x12\x10\n\x08software\x18\x08 \x01(\t\x12\x0e\n\x06listen\x18\t \x01(\t\x1a\x31\n\x0fRejectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xc2\x01\n\nClientInfo\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x03 \x01(\x08\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x18\n\x10updates_admitted\x18\x05 \x01(\x04\x12\x18\n\x10updates_rejected\x18\x06 \x01(\x04\x12\"\n\x1a\x63\x65rtificate_expires_unix_s\x18\x07 \x01(\x01\x12\x15\n\rallowed_plans\x18\x08 \x03(\t\"\x14\n\x12ListClientsRequest\"E\n\x13ListClientsResponse\x12.\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x1d.edgehold.proto.v1.ClientInfo\"<\n\x10\x41\x64\x64\x43lientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rallowed_plans\x18\x02 \x03(\t\"\x13\n\x11\x41\x64\x64\x43lientResponse\"9\n\x15SetClientStateRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"\x18\n\x16SetClientStateResponse\"-\n\x0fGetModelRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\" \n\x10GetModelResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse2\x8a\x07\n\x0c\x41\x64minService\x12X\n\tSubmitRun\x12#.edgehold.proto.v1.SubmitRunRequest\x1a$.edgehold.proto.v1.SubmitRunResponse(\x01\x12P\n\x07StopRun\x12!.edgehold.proto.v1.StopRunRequest\x1a\".edgehold.proto.v1.StopRunResponse\x12V\n\tResumeRun\x12#.edgehold.proto.v1.ResumeRunRequest\x1a$.edgehold.proto.v1.ResumeRunResponse\x12U\n\x08WatchRun\x12\".edgehold.proto.v1.WatchRunRequest\x1a#.edgehold.proto.v1.WatchRunResponse0\x01\x12V\n\tGetStatus\x12#.edgehold.proto.v1.GetStatusRequest\x1a$.edgehold.proto.v1.GetStatusResponse\x12\\\n\x0bListClients\x12%.edgehold.proto.v1.ListClientsRequest\x1a&.edgehold.proto.v1.ListClientsResponse\x12V\n\tAddClient\x12#.edgehold.proto.v1.AddClientRequest\x1a$.edgehold.proto.v1.AddClientResponse\x12\x65\n\x0eSetClientState\x12(.edgehold.proto.v1.SetClientStateRequest\x1a).edgehold.proto.v1.SetClientStateResponse\x12U\n\x08GetModel\x12\".edgehold.proto.v1.GetModelRequest\x1a#.edgehold.proto.v1.GetModelResponse0\x01\x12S\n\x08Shutdown\x12\".edgehold.proto.v1.ShutdownRequest\x1a#.edgehold.proto.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65\x64gehold/proto/v1/admin.proto\x12\x11\x65\x64gehold.proto.v1\"9\n\x10SubmitRunRequest\x12\x11\n\tplan_toml\x18\x01 \x01(\t\x12\x12\n\nmodel_data\x18\x02 \x01(\x0c\" \n\x11SubmitRunResponse\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x1d\n\x0eStopRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x11\n\x0fStopRunResponse\"\x1f\n\x10ResumeRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x13\n\x11ResumeRunResponse\"\xc7\x01\n\tRoundInfo\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x36\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32\'.edgehold.proto.v1.RoundInfo.FactsEntry\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\x0c\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8f\x02\n\x07RunInfo\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x13\n\x0brounds_done\x18\x05 \x01(\r\x12\x16\n\x0erounds_planned\x18\x06 \x01(\r\x12\x13\n\x0bplan_digest\x18\x07 \x01(\x0c\x12\x14\n\x0cmodel_digest\x18\x08 \x01(\x0c\x12\x16\n\x0e\x63reated_unix_s\x18\t \x01(\x01\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12\x0c\n\x04task\x18\x0c \x01(\t\x12,\n\x06latest\x18\r \x01(\x0b\x32\x1c.edgehold.proto.v1.RoundInfo\"2\n\x0fWatchRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\nfrom_round\x18\x02 \x01(\r\"h\n\x10WatchRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.edgehold.proto.v1.RunInfo\x12+\n\x05round\x18\x02 \x01(\x0b\x32\x1c.edgehold.proto.v1.RoundInfo\"\x12\n\x10GetStatusRequest\"\xf8\x02\n\x11GetStatusResponse\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x12\n\nboot_epoch\x18\x02 \x01(\x04\x12(\n\x04runs\x18\x03 \x03(\x0b\x32\x1a.edgehold.proto.v1.RunInfo\x12\x19\n\x11\x63lients_connected\x18\x04 \x01(\r\x12\x16\n\x0e\x63lients_active\x18\x05 \x01(\r\x12H\n\nrejections\x18\x06 \x03(\x0b\x32\x34.edgehold.proto.v1.GetStatusResponse.RejectionsEntry\x12\x10\n\x08uptime_s\x18\x07 \x01(\x01\x12\x10\n\x08software\x18\x08 \x01(\t\x12\x0e\n\x06listen\x18\t \x01(\t\x12\r\n\x05\x65nrol\x18\n \x01(\t\x12\r\n\x05renew\x18\x0b \x01(\t\x12\x0f\n\x07metrics\x18\x0c \x01(\t\x1a\x31\n\x0fRejectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xc2\x01\n\nClientInfo\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x03 \x01(\x08\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x18\n\x10updates_admitted\x18\x05 \x01(\x04\x12\x18\n\x10updates_rejected\x18\x06 \x01(\x04\x12\"\n\x1a\x63\x65rtificate_expires_unix_s\x18\x07 \x01(\x01\x12\x15\n\rallowed_plans\x18\x08 \x03(\t\"\x14\n\x12ListClientsRequest\"E\n\x13ListClientsResponse\x12.\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x1d.edgehold.proto.v1.ClientInfo\"<\n\x10\x41\x64\x64\x43lientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rallowed_plans\x18\x02 \x03(\t\"\x13\n\x11\x41\x64\x64\x43lientResponse\"9\n\x15SetClientStateRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"\x18\n\x16SetClientStateResponse\"-\n\x0fGetModelRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\" \n\x10GetModelResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse2\x8a\x07\n\x0c\x41\x64minService\x12X\n\tSubmitRun\x12#.edgehold.proto.v1.SubmitRunRequest\x1a$.edgehold.proto.v1.SubmitRunResponse(\x01\x12P\n\x07StopRun\x12!.edgehold.proto.v1.StopRunRequest\x1a\".edgehold.proto.v1.StopRunResponse\x12V\n\tResumeRun\x12#.edgehold.proto.v1.ResumeRunRequest\x1a$.edgehold.proto.v1.ResumeRunResponse\x12U\n\x08WatchRun\x12\".edgehold.proto.v1.WatchRunRequest\x1a#.edgehold.proto.v1.WatchRunResponse0\x01\x12V\n\tGetStatus\x12#.edgehold.proto.v1.GetStatusRequest\x1a$.edgehold.proto.v1.GetStatusResponse\x12\\\n\x0bListClients\x12%.edgehold.proto.v1.ListClientsRequest\x1a&.edgehold.proto.v1.ListClientsResponse\x12V\n\tAddClient\x12#.edgehold.proto.v1.AddClientRequest\x1a$.edgehold.proto.v1.AddClientResponse\x12\x65\n\x0eSetClientState\x12(.edgehold.proto.v1.SetClientStateRequest\x1a).edgehold.proto.v1.SetClientStateResponse\x12U\n\x08GetModel\x12\".edgehold.proto.v1.GetModelRequest\x1a#.edgehold.proto.v1.GetModelResponse0\x01\x12S\n\x08Shutdown\x12\".edgehold.proto.v1.ShutdownRequest\x1a#.edgehold.proto.v1.ShutdownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,31 +60,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=883
   _globals['_GETSTATUSREQUEST']._serialized_end=901
   _globals['_GETSTATUSRESPONSE']._serialized_start=904
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1233
-  _globals['_GETSTATUSRESPONSE_REJECTIONSENTRY']._serialized_start=1184
-  _globals['_GETSTATUSRESPONSE_REJECTIONSENTRY']._serialized_end=1233
-  _globals['_CLIENTINFO']._serialized_start=1236
-  _globals['_CLIENTINFO']._serialized_end=1430
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=1432
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=1452
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=1454
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=1523
-  _globals['_ADDCLIENTREQUEST']._serialized_start=1525
-  _globals['_ADDCLIENTREQUEST']._serialized_end=1585
-  _globals['_ADDCLIENTRESPONSE']._serialized_start=1587
-  _globals['_ADDCLIENTRESPONSE']._serialized_end=1606
-  _globals['_SETCLIENTSTATEREQUEST']._serialized_start=1608
-  _globals['_SETCLIENTSTATEREQUEST']._serialized_end=1665
-  _globals['_SETCLIENTSTATERESPONSE']._serialized_start=1667
-  _globals['_SETCLIENTSTATERESPONSE']._serialized_end=1691
-  _globals['_GETMODELREQUEST']._serialized_start=1693
-  _globals['_GETMODELREQUEST']._serialized_end=1738
-  _globals['_GETMODELRESPONSE']._serialized_start=1740
-  _globals['_GETMODELRESPONSE']._serialized_end=1772
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1774
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1791
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=1793
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=1811
-  _globals['_ADMINSERVICE']._serialized_start=1814
-  _globals['_ADMINSERVICE']._serialized_end=2720
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1280
+  _globals['_GETSTATUSRESPONSE_REJECTIONSENTRY']._serialized_start=1231
+  _globals['_GETSTATUSRESPONSE_REJECTIONSENTRY']._serialized_end=1280
+  _globals['_CLIENTINFO']._serialized_start=1283
+  _globals['_CLIENTINFO']._serialized_end=1477
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=1479
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=1499
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=1501
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=1570
+  _globals['_ADDCLIENTREQUEST']._serialized_start=1572
+  _globals['_ADDCLIENTREQUEST']._serialized_end=1632
+  _globals['_ADDCLIENTRESPONSE']._serialized_start=1634
+  _globals['_ADDCLIENTRESPONSE']._serialized_end=1653
+  _globals['_SETCLIENTSTATEREQUEST']._serialized_start=1655
+  _globals['_SETCLIENTSTATEREQUEST']._serialized_end=1712
+  _globals['_SETCLIENTSTATERESPONSE']._serialized_start=1714
+  _globals['_SETCLIENTSTATERESPONSE']._serialized_end=1738
+  _globals['_GETMODELREQUEST']._serialized_start=1740
+  _globals['_GETMODELREQUEST']._serialized_end=1785
+  _globals['_GETMODELRESPONSE']._serialized_start=1787
+  _globals['_GETMODELRESPONSE']._serialized_end=1819
+  _globals['_SHUTDOWNREQUEST']._serialized_start=1821
+  _globals['_SHUTDOWNREQUEST']._serialized_end=1838
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=1840
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=1858
+  _globals['_ADMINSERVICE']._serialized_start=1861
+  _globals['_ADMINSERVICE']._serialized_end=2767
 # @@protoc_insertion_point(module_scope)

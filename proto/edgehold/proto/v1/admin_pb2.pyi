@@ -338,6 +338,9 @@ class GetStatusResponse(_message.Message):
     UPTIME_S_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
     LISTEN_FIELD_NUMBER: _builtins.int
+    ENROL_FIELD_NUMBER: _builtins.int
+    RENEW_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     federation: _builtins.str
     boot_epoch: _builtins.int
     clients_connected: _builtins.int
@@ -345,6 +348,10 @@ class GetStatusResponse(_message.Message):
     uptime_s: _builtins.float
     software: _builtins.str
     listen: _builtins.str
+    """Addresses devices call; enrol and renew go into bundles."""
+    enrol: _builtins.str
+    renew: _builtins.str
+    metrics: _builtins.str
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunInfo]: ...
     @_builtins.property
@@ -361,10 +368,13 @@ class GetStatusResponse(_message.Message):
         uptime_s: _builtins.float = ...,
         software: _builtins.str = ...,
         listen: _builtins.str = ...,
+        enrol: _builtins.str = ...,
+        renew: _builtins.str = ...,
+        metrics: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_epoch", b"boot_epoch", "clients_active", b"clients_active", "clients_connected", b"clients_connected", "federation", b"federation", "listen", b"listen", "rejections", b"rejections", "runs", b"runs", "software", b"software", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_epoch", b"boot_epoch", "clients_active", b"clients_active", "clients_connected", b"clients_connected", "enrol", b"enrol", "federation", b"federation", "listen", b"listen", "metrics", b"metrics", "rejections", b"rejections", "renew", b"renew", "runs", b"runs", "software", b"software", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,136 @@
+"""AdminService: for operators, over a local socket guarded by file permissions or with an operator's certificate."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from edgehold.core.errors import ConfigError, NotFound, WrongShape
+from edgehold.core.vectors import blocks
+from edgehold.proto.strict import name
+from edgehold.proto.v1 import admin_pb2 as pb
+from edgehold.server import records, weights_file
+from edgehold.server.driver import Floor
+from edgehold.server.rpc import Caller
+from edgehold.server.runs import Runs
+
+
+class AdminService:
+    """What an operator can ask. addresses: what devices call, by listener; shut_down: begins a graceful stop."""
+
+    def __init__(
+        self, floor: Floor, runs: Runs, epoch: int, addresses: Mapping[str, str], shut_down: Callable[[], None]
+    ) -> None:
+        self._floor = floor
+        self._runs = runs
+        self._epoch = epoch
+        self._addresses = addresses
+        self._shut_down = shut_down
+        self._started = time.monotonic()
+
+    async def submit_run(self, requests: AsyncIterator[pb.SubmitRunRequest], caller: Caller) -> pb.SubmitRunResponse:
+        """Take a plan (and its model) on and start it."""
+        first = await anext(requests, None)
+        if first is None:
+            raise WrongShape("a submission starts with the plan")
+        self._runs.check(first.plan_toml)
+        with NamedTemporaryFile(dir=self._floor.spool, suffix=".model") as file:
+            size = file.write(first.model_data)
+            async for more in requests:
+                size += file.write(more.model_data)
+            file.flush()
+            return pb.SubmitRunResponse(run=await self._runs.submit(first.plan_toml, Path(file.name) if size else None))
+
+    async def stop_run(self, request: pb.StopRunRequest, caller: Caller) -> pb.StopRunResponse:
+        """Stop a run where it is."""
+        await self._runs.stop(request.run)
+        return pb.StopRunResponse()
+
+    async def resume_run(self, request: pb.ResumeRunRequest, caller: Caller) -> pb.ResumeRunResponse:
+        """Go on with a stopped or failed run."""
+        await self._runs.resume(request.run)
+        return pb.ResumeRunResponse()
+
+    async def watch_run(self, request: pb.WatchRunRequest, caller: Caller) -> AsyncIterator[pb.WatchRunResponse]:
+        """Rounds past and present until the run ends."""
+        async for event in self._runs.watch(request.run, request.from_round):
+            yield event
+
+    async def get_status(self, request: pb.GetStatusRequest, caller: Caller) -> pb.GetStatusResponse:
+        """The server at a glance."""
+        return pb.GetStatusResponse(
+            federation=self._floor.federation,
+            boot_epoch=self._epoch,
+            runs=self._runs.infos(),
+            clients_connected=len(self._floor.sessions.connected),
+            clients_active=sum(member.state == "active" for member in self._floor.roster),
+            rejections=self._floor.metrics.refusals_by_code(),
+            uptime_s=time.monotonic() - self._started,
+            software=version("edgehold"),
+            listen=self._addresses.get("server", ""),
+            enrol=self._addresses.get("enrol", ""),
+            renew=self._addresses.get("renew", ""),
+            metrics=self._addresses.get("metrics", ""),
+        )
+
+    async def list_clients(self, request: pb.ListClientsRequest, caller: Caller) -> pb.ListClientsResponse:
+        """The roster."""
+        counts = {row[0]: row[1:] for row in self._floor.journal.read("SELECT id, admitted, rejected FROM clients")}
+        return pb.ListClientsResponse(
+            clients=[
+                pb.ClientInfo(
+                    client_id=member.id,
+                    state=member.state,
+                    enrolled=bool(member.signing_key),
+                    connected=member.id in self._floor.sessions.connected,
+                    updates_admitted=counts[member.id][0],
+                    updates_rejected=counts[member.id][1],
+                    certificate_expires_unix_s=member.expires,
+                    allowed_plans=member.allowed_tasks,
+                )
+                for member in self._floor.roster
+            ]
+        )
+
+    async def add_client(self, request: pb.AddClientRequest, caller: Caller) -> pb.AddClientResponse:
+        """Put a client on the roster; its token is minted beside the enrolment key."""
+        allowed = tuple(name(task, "task") for task in request.allowed_plans)
+        await self._floor.roster.add(name(request.client_id, "client id"), allowed)
+        return pb.AddClientResponse()
+
+    async def set_client_state(self, request: pb.SetClientStateRequest, caller: Caller) -> pb.SetClientStateResponse:
+        """Suspend, revoke or reactivate; whoever is no longer active is cut off at once."""
+        await self._floor.roster.set_state(request.client_id, request.state)
+        if request.state != "active":
+            self._floor.sessions.end(request.client_id)
+            for opened in self._floor.board.owed_by(request.client_id):
+                opened.wake()
+        return pb.SetClientStateResponse()
+
+    async def get_model(self, request: pb.GetModelRequest, caller: Caller) -> AsyncIterator[pb.GetModelResponse]:
+        """A committed model as a safetensors file."""
+        rows = [
+            row
+            for row in records.committed(self._floor.journal, request.run, request.round)
+            if not request.round or row.round == request.round
+        ]
+        info = self._runs.info(request.run)
+        if not rows:
+            raise NotFound(f"run {request.run!r} has no committed round {request.round or ''}".rstrip())
+        row, schema = rows[-1], self._runs.schema(request.run)
+        if row.model is None:
+            raise ConfigError(f"run {request.run!r} round {row.round} has no model")
+        blob = self._floor.store.open(row.model)
+        about = {
+            "edgehold_run": row.run, "edgehold_round": str(row.round), "edgehold_model_sha256": row.model.hex(),
+            "edgehold_plan_sha256": info.plan_digest.hex(), "edgehold_task": info.task,
+        }  # fmt: skip
+        yield pb.GetModelResponse(data=weights_file.header(schema, about))
+        for start, stop in blocks(blob.size, 1 << 20):
+            yield pb.GetModelResponse(data=blob.read(start, stop))
+
+    async def shutdown(self, request: pb.ShutdownRequest, caller: Caller) -> pb.ShutdownResponse:
+        """Stop gracefully."""
+        self._shut_down()
+        return pb.ShutdownResponse()

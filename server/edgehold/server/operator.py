@@ -1,0 +1,90 @@
+"""The operator's side of AdminService: the local socket, and what the commands ask over it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from edgehold.core.errors import ConfigError, TransferError
+from edgehold.core.plan import Plan
+from edgehold.core.vectors import blocks
+from edgehold.proto.channel import Stub, client_options
+from edgehold.proto.v1 import admin_pb2 as pb
+
+T = TypeVar("T")
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
+SOCKET = "admin.sock"
+
+
+def socket_address(home: Path) -> str:
+    """gRPC address of the admin socket; relative when that is shorter, since socket paths end at 107 bytes."""
+    path = home / SOCKET
+    return f"unix:{min(str(path), os.path.relpath(path), key=len)}"
+
+
+def ask(home: Path, question: Callable[[Stub], Awaitable[T]]) -> T:
+    """Put a question to the server running on this home; `ConfigError` when none is."""
+    if not (home / SOCKET).exists():
+        raise ConfigError(f"{home}: no fl-server is running here; start one with `fl-server serve --home {home}`")
+
+    async def go() -> T:
+        async with grpc.aio.insecure_channel(socket_address(home), options=client_options()) as channel:
+            try:
+                return await question(Stub(channel, _SERVICE))
+            except TransferError as error:
+                if "UNAVAILABLE" in error.message:
+                    raise ConfigError(f"{home}: the fl-server here does not answer ({error.message[:120]})") from None
+                raise
+
+    return asyncio.run(go())
+
+
+async def submission(plan: Plan, text: str, plan_file: Path) -> AsyncIterator[bytes]:
+    """The messages of SubmitRun: the plan, then the model file it names (beside the plan unless absolute)."""
+    yield pb.SubmitRunRequest(plan_toml=text).SerializeToString()
+    if plan.model.file is None:
+        return
+    path = plan_file.parent / plan.model.file
+    try:
+        with path.open("rb") as file:
+            for start, stop in blocks(path.stat().st_size, 1 << 20):
+                yield pb.SubmitRunRequest(model_data=file.read(stop - start)).SerializeToString()
+    except OSError as error:
+        raise ConfigError(
+            f"{plan_file}: model.file = {plan.model.file!r}: {path}: {error.strerror}", field="model.file"
+        ) from None
+
+
+def mint(home: Path, client: str, life_s: float, tasks: tuple[str, ...]) -> str:
+    """Put a client on the roster, mint its token beside the enrolment key, and bundle what its device needs to know."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from edgehold.core.keys import Bundle, encode_bundle, fingerprint
+    from edgehold.server.ca import CertificateAuthority
+    from edgehold.server.tokens import Tokens
+
+    addresses = ask(home, lambda stub: stub.unary("GetStatus", pb.GetStatusRequest(), pb.GetStatusResponse))
+    request = pb.AddClientRequest(client_id=client, allowed_plans=tasks)
+    ask(home, lambda stub: stub.unary("AddClient", request, pb.AddClientResponse))
+    authority, tokens = CertificateAuthority(home / "ca"), Tokens(home / "ca")
+    try:
+        token = tokens.mint(client, life_s)
+    finally:
+        tokens.close()
+    root = authority.current().public_bytes(Encoding.DER)
+    return encode_bundle(
+        Bundle(
+            federation=authority.federation,
+            client_id=client,
+            token=token,
+            enrol_address=addresses.enrol,
+            renew_address=addresses.renew,
+            server_address=addresses.listen,
+            root_fingerprint=fingerprint(root).hex(),
+            root=root,
+        )
+    )

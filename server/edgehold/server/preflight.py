@@ -1,0 +1,105 @@
+"""`fl-server check`: everything that can be wrong before the first round, each with what to do about it."""
+
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from edgehold.core import keys
+from edgehold.core.command import Finding, examine
+from edgehold.core.errors import ConfigError, FlError
+from edgehold.core.plan import parse_plan
+from edgehold.defenses import registry
+from edgehold.server.ca import CertificateAuthority
+from edgehold.server.config import ServerConfig, keys_folder, load
+from edgehold.server.operator import SOCKET
+from edgehold.server.spool import RoundKeys
+
+
+def findings(home: Path, plan: Path | None) -> list[Finding]:
+    """All findings about one home, and about a plan when one is named."""
+    try:
+        config = load(home)
+    except FlError as error:
+        return [Finding("config", False, error.message, f"mend it, or make a home with `fl-server init --home {home}`")]
+    found = [
+        Finding("config", True, str(home / "server.toml")),
+        examine("folder", lambda: _folder(home), f"chmod 700 {home}"),
+        examine("keys", lambda: _keys(home), "run as the user that owns the home, and keep key files at mode 600"),
+        examine("clock", lambda: _clock(home), "set the clock (`timedatectl`)"),
+        examine("disk", lambda: _disk(home, config), "free some space, or lower store.min_free_share"),
+        examine("round keys", lambda: _round_keys(home, config), "set store.keys_folder to a folder on a tmpfs"),
+    ]
+    if (home / SOCKET).exists():
+        found.append(Finding("ports", True, "a server is running on this home"))
+    else:
+        found += [
+            examine(f"port {key}", lambda address=address: _port(address), f"free it, or change server.{key}")  # type: ignore[misc]
+            for key, address in (
+                ("listen", config.server.listen), ("enrol_listen", config.server.enrol_listen),
+                ("renew_listen", config.server.renew_listen), ("metrics_listen", config.server.metrics_listen),
+            ) if address
+        ]  # fmt: skip
+    if plan is not None:
+        found.append(examine("plan", lambda: _plan(plan, config), f"mend {plan}"))
+    return found
+
+
+def _folder(home: Path) -> str:
+    mode = home.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise ConfigError(f"{home}: mode {mode:o}; others could reach the admin socket and the keys")
+    return f"{home}: for its owner alone"
+
+
+def _keys(home: Path) -> str:
+    keys.load_version(home / "identity", ["signing.key"], [])
+    authority = CertificateAuthority(home / "ca")
+    return f"federation {authority.federation}, {len(authority.roots())} trusted root(s); key files private"
+
+
+def _clock(home: Path) -> str:
+    root = CertificateAuthority(home / "ca").current()
+    now = time.time()
+    if not root.not_valid_before_utc.timestamp() <= now <= root.not_valid_after_utc.timestamp():
+        raise ConfigError(f"it is {time.strftime('%Y-%m-%d', time.gmtime(now))}: the root certificate is not valid then")
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now))
+
+
+def _disk(home: Path, config: ServerConfig) -> str:
+    usage = shutil.disk_usage(home)
+    share = usage.free / usage.total
+    if share < config.store.min_free_share:
+        raise ConfigError(f"{share:.0%} free; below {config.store.min_free_share:.0%} uploads are told to wait")
+    return f"{share:.0%} ({usage.free >> 30} GiB) free"
+
+
+def _round_keys(home: Path, config: ServerConfig) -> str:
+    folder = keys_folder(config, home)
+    RoundKeys(folder)
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    under = [(len(place), kind) for place, kind in mounts if folder.resolve().is_relative_to(place)]
+    kind = max(under)[1]
+    if kind not in ("tmpfs", "ramfs"):
+        raise ConfigError(f"{folder} lies on {kind}, which survives a power loss")
+    return f"{folder} ({kind})"
+
+
+def _port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host.strip("[]"), int(port)))
+    return f"{address} is free"
+
+
+def _plan(path: Path, config: ServerConfig) -> str:
+    plan, _ = parse_plan(path.read_text(encoding="utf-8"), registry.method, str(path))
+    if plan.model.file is not None and not (path.parent / plan.model.file).exists():
+        raise ConfigError(f"model.file = {plan.model.file!r}: no such file beside the plan", field="model.file")
+    if plan.model.file is None and plan.run.task not in config.tasks:
+        raise ConfigError(
+            f"no model.file, and server.toml has no [tasks.{plan.run.task}] to make initial weights", field="model"
+        )
+    return f"{plan.run.name}: {plan.run.rounds} rounds of {plan.method['name']}, {plan.cohort.size} clients"
