@@ -211,7 +211,9 @@ def decode_bundle(text: str) -> Bundle:
         raise ConfigError(f'bundle: {len(line)} characters that do not start with "{_PREFIX}"; paste the whole line')
     body = line.removeprefix(_PREFIX)
     try:
-        raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", body):
+            raise ValueError("alphabet")
+        raw = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
         data, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
         if fingerprint(data)[:_CHECKSUM] != checksum:
             raise ValueError("checksum")
@@ -237,7 +239,7 @@ def _read_private(path: Path) -> bytes:
         raise
     except OSError as error:
         raise IdentityError(f"{path}: cannot be read: {error.strerror}; it must be a plain file of mode 0600") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         info = os.fstat(handle)
         mode = stat.S_IMODE(info.st_mode)
         if not stat.S_ISREG(info.st_mode):
@@ -249,7 +251,10 @@ def _read_private(path: Path) -> bytes:
             )
         if mode & 0o077:
             raise IdentityError(f"{path}: mode {mode:04o} lets others at a private key; run `chmod 600 {path}`")
-        return file.read()
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def _create(path: Path, data: bytes, mode: int) -> None:
