@@ -34,7 +34,8 @@ class Liar:
                 f"this attack changes updates that carry a delta; {type(update).__qualname__} has none. "
                 "Choose an attack on this method's own payload"
             )
-        lie = self.lie(order, update.delta.whole(), rng)
+        honest: Vector = getattr(update, "delta")  # noqa: B009  (its type says only that it is some dataclass)
+        lie = self.lie(order, honest.whole(), rng)
         return local, replace(update, delta=Vector.of(lie.astype(np.float32, copy=False))), facts
 
     def dump(self, local: Any) -> bytes:

@@ -1,0 +1,123 @@
+"""Every registered method keeps the contract; and the checks notice methods that do not."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgehold.client.data.synthetic import SyntheticTask
+from edgehold.core.conformance import ConformanceError, Halves, check
+from edgehold.core.contract import Payload
+from edgehold.core.errors import ConfigError
+from edgehold.core.vectors import Bytes, Vector
+from edgehold.defenses import registry
+
+TASKS = [SyntheticTask(7, step, samples) for step, samples in ((0.5, 3), (-0.25, 1), (1.0, 2), (0.125, 9), (0.375, 1))]
+SCHEMA = TASKS[0].schema
+
+
+def halves(name: str, settings: Any) -> Halves:
+    return Halves(
+        lambda: registry.client_side(name),
+        lambda: registry.server_side(name, settings, SCHEMA, 1),
+        lambda: registry.codec(name, settings),
+    )
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_method_conforms_with_its_defaults(name: str) -> None:
+    check(halves(name, registry.method(name).settings()), TASKS, SCHEMA)
+
+
+@pytest.mark.parametrize("rule", ["average", "median", "trimmed_mean", "krum"])
+def test_fedavg_conforms_with_every_rule(rule: str) -> None:
+    settings = registry.method("fedavg").settings(
+        rule=rule, liars=0 if rule == "average" else 1, server_momentum=0.5, clip_norm=1.0
+    )
+    check(halves("fedavg", settings), TASKS, SCHEMA)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_method_has_record_card_and_both_halves(name: str) -> None:
+    method = registry.method(name)
+    folder = Path(__import__("importlib").import_module(method.package).__path__[0])
+    assert method.name == name
+    assert {p.name for p in folder.iterdir()} >= {"state.py", "client.py", "server.py", "codec.py", "README.md"}
+    assert registry.codec(name).kind.startswith(f"{name}/")
+
+
+def test_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='did you mean "fedavg"'):
+        registry.method("fedavgg")
+
+
+# Planted defects: each must be caught, and under its own name.
+
+
+@dataclass
+class Broken:
+    """Passes everything on to a real half except what a test replaces."""
+
+    inner: Any
+    changed: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.changed.get(name) or getattr(self.inner, name)
+
+
+def broken(half: str, **changed: Any) -> Halves:
+    good = halves("fedavg", registry.method("fedavg").settings())
+    make = getattr(good, half)
+
+    def spoiled() -> Any:
+        inner = make()
+        return Broken(inner, {name: (lambda *args, f=f: f(inner, *args)) for name, f in changed.items()})
+
+    return replace(good, **{half: spoiled})
+
+
+def writes_to_order(inner: Any, order: Any, local: Any, task: Any, rng: Any) -> Any:
+    shared = order.model.read(0, 1)
+    if shared.flags.writeable:
+        shared[0] += 1
+    return inner.work(order, local, task, rng)
+
+
+def unseeded(inner: Any, order: Any, local: Any, task: Any, rng: Any) -> Any:
+    local, update, facts = inner.work(order, local, task, rng)
+    noise = np.random.default_rng().standard_normal(update.delta.size).astype(np.float32)
+    return local, replace(update, delta=Vector.of(update.delta.whole() + noise)), facts
+
+
+def first_only(inner: Any, state: Any, updates: Any, space: Any) -> Any:
+    return inner.close(state, updates[:1], space)
+
+
+def loses_model(inner: Any, packed: Any) -> Any:
+    state = inner.unpack(packed)
+    return replace(state, model=Vector.of(np.zeros(state.model.size, np.float32)))
+
+
+def pads(inner: Any, payload: Payload, schema: Any) -> Any:
+    body = bytes(payload.body.read(0, payload.body.size))[: 4 * schema.size].ljust(4 * schema.size, b"\0")
+    return inner.decode_update(Payload(payload.header, Bytes(body)), schema)
+
+
+@pytest.mark.parametrize(
+    ("defect", "law"),
+    [
+        (broken("client", work=writes_to_order), "inputs unchanged"),
+        (broken("client", work=unseeded), "same seed"),
+        (broken("client", load=lambda inner, data: 1, dump=lambda inner, local: bytes([local or 0])), "local round trip"),
+        (broken("server", close=first_only), "client order"),
+        (broken("server", unpack=loses_model), "state round trip"),
+        (broken("codec", decode_update=pads), "decode"),
+        (broken("codec", body_bytes=lambda inner, schema: (0, 4)), "body_bytes"),
+    ],
+)
+def test_planted_defects_are_caught(defect: Halves, law: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check(defect, TASKS, SCHEMA)
+    assert caught.value.law == law
