@@ -8,7 +8,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any
 
 from edgehold.core import streams
@@ -19,6 +18,7 @@ from edgehold.core.task import Task
 from edgehold.core.vectors import Bytes, MemorySpace, Schema, Vector, blocks
 from edgehold.core.weights import capped
 from edgehold.defenses import registry
+from edgehold.server.rounds import wanted
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def _collect(
     size = min(plan.cohort.size, len(available))
     for attempt in range(1, plan.cohort.max_attempts + 1):
 
-        def draw(wanted: int, attempt: int = attempt) -> tuple[str, ...]:
+        def draw(clients: int, attempt: int = attempt) -> tuple[str, ...]:
             chance = streams.selection_stream(plan.run.seed, plan.run.name, number, attempt)
-            return streams.select(available, wanted, chance)
+            return streams.select(available, clients, chance)
 
-        first, cohort = draw(size), draw(ceil(size * plan.cohort.over_select))
+        first, cohort = draw(size), draw(wanted(size, plan.cohort.over_select))
         order = codec.encode_order(server.open(state, Cohort(number, cohort)))
         admitted: dict[str, Any] = {}
         up = 0
@@ -117,6 +117,7 @@ def _collect(
                 "bytes_up": float(up),
                 "bytes_down": float(len(cohort) * (len(order.header) + order.body.size)),
             }
+            # Node order: ascending client ids, whoever answered first.
             return dict(sorted(admitted.items())), facts
     raise FlError(
         f"round {number}: {len(admitted)} updates admitted in the last of {plan.cohort.max_attempts} attempts; "
