@@ -21,7 +21,7 @@ from edgehold.core.errors import BadSignature, Busy, ConfigError, FlError, Ident
 from edgehold.core.identity import Identity, identity_of
 from edgehold.proto.channel import Stub, client_options
 from edgehold.proto.v1 import enrolment_pb2 as pb
-from edgehold.server.enrolment import Issuer
+from edgehold.server.enrolment import Issuer, own_tls, start_enrolment
 from edgehold.server.tokens import REFUSED
 
 if TYPE_CHECKING:
@@ -227,6 +227,37 @@ def test_a_bundle_for_another_root_never_sends_its_token(place: "Place", other: 
     place.run(body)
 
 
+def test_a_listener_under_another_name_and_a_device_in_another_time_are_told(place: "Place", tmp_path: Path) -> None:
+    async def body() -> None:
+        tls = own_tls(place.ca, "enrolment", keys.fingerprint(place.server_public), ())
+        server, port = await start_enrolment(place.issuer, "0.0.0.0:0", tls)
+        try:
+            # 127.0.0.2 reaches the listener but is not in its certificate.
+            with pytest.raises(IdentityError, match="for other host names"):
+                await enrol(replace(place.bundle(), enrol_address=f"127.0.0.2:{port}"), tmp_path / "dev1")
+            with pytest.raises(ConfigError, match=f"cannot listen on 0.0.0.0:{port}"):
+                await start_enrolment(place.issuer, f"0.0.0.0:{port}", tls)
+        finally:
+            await server.stop(None)
+        with pytest.raises(IdentityError, match="by this device's clock"):
+            await enrol(place.bundle(), tmp_path / "dev1", lambda: place.clock() + 90_000)
+        assert not (tmp_path / "dev1").exists()
+
+    place.run(body)
+
+
+def test_a_device_that_slept_past_its_certificate_is_told_to_enrol_again(place: "Place", tmp_path: Path) -> None:
+    async def body() -> None:
+        expired = place.credentials(at_s=-7200, life_s=3600)
+        with pytest.raises(IdentityError, match="enrol again with a new token"):
+            await renew(expired, tmp_path / "dev1")
+        # A listener that is merely away is another matter.
+        with pytest.raises(TransferError):
+            await renew(replace(place.credentials(), renew_address="127.0.0.1:1"), tmp_path / "dev1")
+
+    place.run(body)
+
+
 def lies(place: "Place", other: "Place") -> dict[str, Callable[[pb.Credentials], None]]:
     """What a listener could answer instead of the truth."""
     somebody = place.credentials(name="dev1")
@@ -367,6 +398,13 @@ def test_unsound_renewals_are_refused(place: "Place") -> None:
             with pytest.raises(kind):
                 await ask_renewal(place, mine, csr)
         assert place.tokens.issued("dev1") == []
+        async with channel(mine, place.renew_address) as link:
+            call: Any = link.unary_unary("/edgehold.proto.v1.RenewalService/Renew")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"\xff\xff garbage", timeout=10)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        # Each refusal is counted once, whoever noticed it.
+        assert [name for _, name, _ in place.refusals] == ["dev1"] * 4 + ["-"]
 
     place.run(body)
 

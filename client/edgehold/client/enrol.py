@@ -52,6 +52,11 @@ async def enrol(bundle: keys.Bundle, folder: Path, now: Callable[[], float] = ti
                     f"{bundle.enrol_address} does not show a certificate of federation {bundle.federation} (root "
                     f"{bundle.root_fingerprint}); the token was not sent; check the address or ask for a new bundle"
                 ) from None
+            if "Hostname Verification" in error.message:
+                raise IdentityError(
+                    f"{bundle.enrol_address} shows a certificate of federation {bundle.federation} for other host names; "
+                    "use an address the server is configured with, or have the operator add this one"
+                ) from None
             raise
     given = reply.credentials
     roots = _roots(given.roots)
@@ -79,7 +84,13 @@ async def renew(credentials: Credentials, folder: Path, now: Callable[[], float]
     tls_key = keys.new_tls_key()
     request = pb.RenewRequest(csr=keys.make_csr(tls_key))
     async with channel(credentials, credentials.renew_address) as link:
-        reply = await Stub(link, _RENEWAL).unary("Renew", request, pb.RenewResponse)
+        try:
+            reply = await Stub(link, _RENEWAL).unary("Renew", request, pb.RenewResponse)
+        except TransferError:
+            # A server that refuses an expired certificate just hangs up; asked first, because our clock may be the wrong one.
+            if credentials.expires_s <= now():
+                raise IdentityError("the certificate has expired; enrol again with a new token") from None
+            raise
     given = reply.credentials
     # Sent by a listener that a root we already trust vouches for, so it may name new roots.
     renewed = assemble(

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgehold.core import keys
-from edgehold.core.errors import BadSignature, FlError, IdentityError, JournalError, WrongShape
+from edgehold.core.errors import BadSignature, FlError, IdentityError, JournalError, RejectedUpdate, WrongShape
 from edgehold.core.identity import BACKDATE_S, Identity
 from edgehold.proto.strict import exactly
 from edgehold.proto.strict import name as legal_name
 from edgehold.proto.v1 import enrolment_pb2 as pb
 from edgehold.server.ca import LIFE_S, CertificateAuthority
-from edgehold.server.listen import Tls, peer_identity, server_credentials, server_options
+from edgehold.server.listen import Tls, peer_identity, server_credentials, server_options, start
 from edgehold.server.rpc import Caller, service
 from edgehold.server.tokens import EventLimit, Issued, Tokens
 
@@ -143,8 +143,8 @@ class Renewal:
         return caller
 
     def refused(self, caller: Caller | None, method: str, error: FlError) -> None:
-        """Log and pass on a refusal."""
-        if caller is not None:
+        """Log and pass on a refusal; those of `admit` are reported already, undecodable requests come without a caller."""
+        if caller is not None or isinstance(error, RejectedUpdate):
             _refused(self._issuer, caller, method, error)
 
     def broken(self, error: JournalError) -> None:
@@ -198,7 +198,7 @@ async def start_enrolment(issuer: Issuer, address: str, tls: Callable[[], Tls]) 
     """Listen for devices with tokens. address: host:port, port 0 for any. Returns the server and its port."""
     enrolment = Enrolment(issuer)
     handler = service(_ENROLMENT, enrolment, enrolment)
-    return await _start(handler, address, server_credentials(tls, client_certificates=False))
+    return await start([handler], address, server_credentials(tls, client_certificates=False), server_options())
 
 
 async def start_renewal(
@@ -207,24 +207,12 @@ async def start_renewal(
     """Listen for clients whose certificate comes to its end; mutual TLS. Returns the server and its port."""
     renewal = Renewal(issuer, may_renew)
     handler = service(_RENEWAL, renewal, renewal)
-    return await _start(handler, address, server_credentials(tls, client_certificates=True))
-
-
-async def _start(
-    handler: grpc.GenericRpcHandler, address: str, credentials: grpc.ServerCredentials
-) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server(handlers=[handler], options=server_options())
-    port = server.add_secure_port(address, credentials)
-    await server.start()
-    return server, port
+    return await start([handler], address, server_credentials(tls, client_certificates=True), server_options())
 
 
 def _check_proof(signing_key: bytes, proof: bytes, statements: list[bytes]) -> None:
     """Pass when `proof` is a signature of `signing_key` over one of the statements (one per trusted root)."""
-    try:
-        key = Ed25519PublicKey.from_public_bytes(signing_key)
-    except ValueError:
-        raise WrongShape("signing_key is no Ed25519 public key") from None
+    key = Ed25519PublicKey.from_public_bytes(signing_key)
     for statement in statements:
         try:
             return key.verify(proof, statement)

@@ -1,14 +1,14 @@
 """How a server listens: transport limits, and TLS whose keys, chain and trusted roots are read anew for every handshake."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from edgehold.core.errors import FlError, IdentityError
+from edgehold.core.errors import ConfigError, FlError, IdentityError
 from edgehold.core.identity import Identity, identity_of
 from edgehold.core.keys import load_version
 from edgehold.proto.channel import options
@@ -68,6 +68,23 @@ def server_credentials(read: Callable[[], Tls], *, client_certificates: bool) ->
         )
 
     return grpc.dynamic_ssl_server_credentials(configuration(), configuration, client_certificates)
+
+
+async def start(
+    handlers: Sequence[grpc.GenericRpcHandler], address: str, credentials: grpc.ServerCredentials, limits: list[tuple[str, int]]
+) -> tuple[grpc.aio.Server, int]:
+    """A running server and its port. address: host:port, port 0 for any; limits: `server_options(...)`.
+
+    `ConfigError` when the address is taken or not ours.
+    """
+    server = grpc.aio.server(handlers=handlers, options=limits)
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        # gRPC tells the reason on stderr only.
+        raise ConfigError(f"cannot listen on {address}; is the address this host's, and is the port free?") from None
+    await server.start()
+    return server, port
 
 
 def from_folder(folder: Path, roots: Callable[[], bytes]) -> Callable[[], Tls]:
