@@ -266,13 +266,24 @@ class Session:
                 self._start(entry.key, self._settle(entry))
 
     async def _unsettled(self) -> list[Entry]:
-        """Stored updates without a receipt; at first contact also clears the outbox of everything else."""
-        entries = await asyncio.to_thread(self._keep.unsettled)
-        if not self._swept:
-            self._swept = True
-            wanted = {entry.parcel.digest for entry in entries if entry.parcel}
-            await asyncio.to_thread(self._outbox.sweep, wanted)
-        return entries
+        """Stored updates without a receipt. At first contact the outbox is put in order before any task is looked at: what
+        the power took is to be computed again if the server still wants it, and what nothing refers to goes.
+        """
+
+        def tidy() -> list[Entry]:
+            whole = []
+            for entry in self._keep.unsettled():
+                if entry.parcel is not None and self._outbox.holds(entry.parcel):
+                    whole.append(entry)
+                else:
+                    self._keep.retrain(entry.key)
+            self._outbox.sweep({entry.parcel.digest for entry in whole if entry.parcel})
+            return whole
+
+        if self._swept:
+            return await asyncio.to_thread(self._keep.unsettled)
+        self._swept = True
+        return await asyncio.to_thread(tidy)
 
     async def renewed(self, credentials: Credentials) -> None:
         """Go on with a new certificate: transfers under way finish on the old connection, or resume on the new one."""
@@ -299,7 +310,14 @@ class Session:
         if key in self._jobs:
             return  # told again after a reconnect; it is being done
         if len(self._jobs) >= JOBS_AT_ONCE:
-            self._aside(self._decline(assignment.id, Busy(f"{len(self._jobs)} tasks are under way already")))
+            self._refuse(assignment.id, Busy(f"{len(self._jobs)} tasks are under way already"))
+            return
+        try:
+            # Before it becomes a job: only a task that is truly the server's may take the place of an older one.
+            verify(assignment, self.credentials)
+            self._allow(assignment)
+        except FlError as error:
+            self._refuse(assignment.id, error)
             return
         self._start(key, self._do(assignment))
 
@@ -344,23 +362,11 @@ class Session:
             except JournalError:
                 raise
             except FlError as error:
-                event(
-                    log,
-                    logging.WARNING,
-                    "task_declined",
-                    code=error.code,
-                    reason=peer_text(error.message),
-                    **_names(assignment.id),
-                )
-                if cause := error.__cause__:
-                    log.warning("cause", exc_info=cause)
-                await self._decline(assignment.id, error)
+                self._refuse(assignment.id, error)
 
         return work
 
     async def _perform(self, job: Job, assignment: TaskAssignment) -> None:
-        verify(assignment, self.credentials)
-        self._allow(assignment)
         await self._training.run(lambda: self._bench.admit(assignment))
         bare = TaskAssignment()
         bare.CopyFrom(assignment)
@@ -426,14 +432,11 @@ class Session:
         async def work(job: Job) -> None:
             assignment = TaskAssignment.FromString(entry.assignment)
             parcel = entry.parcel
+            assert parcel is not None
             try:
                 self._allow(assignment)
                 if assignment.federation != self.credentials.federation:
                     raise Stale("the update was made for another federation")
-                if parcel is None or not await asyncio.to_thread(self._outbox.holds, parcel):
-                    # Lost with the power: if the server still wants the task it says so, and it is computed again.
-                    await asyncio.to_thread(self._keep.retrain, entry.key)
-                    return
                 await self._deliver(job, assignment, parcel, resume=True)
             except JournalError:
                 raise
@@ -510,6 +513,12 @@ class Session:
         await asyncio.to_thread(self._keep.drop, key)
         if parcel is not None:
             await asyncio.to_thread(self._outbox.drop, parcel.digest)
+
+    def _refuse(self, task: TaskId, error: FlError) -> None:
+        event(log, logging.WARNING, "task_declined", code=error.code, reason=peer_text(error.message), **_names(task))
+        if cause := error.__cause__:
+            log.warning("cause", exc_info=cause)
+        self._aside(self._decline(task, error))
 
     async def _decline(self, task: TaskId, error: FlError) -> None:
         """Tell the server not to wait for us; if it does not hear it, its deadline says the same."""
