@@ -1,6 +1,7 @@
 """Sign flip: send minus the honest update. Knowledge K0 (own data only).
 
-Source: Damaskinos et al. 2018; Li et al. 2019 (RSA). attack = "edgehold.attacks.byzantine.sign_flip:make".
+Source: Damaskinos et al. 2018; Li et al. 2019 (RSA).
+In client.toml: [adversary] entry = "edgehold.attacks.byzantine.sign_flip:make".
 """
 
 from typing import Any

@@ -28,16 +28,16 @@ def median(rows: Rows, weights: Sequence[float], f: int, sink: Sink) -> None:
     """Middle value of each coordinate; the mean of the two middle ones for an even number of rows."""
     low, high = (rows.n - 1) // 2, rows.n // 2 + 1
     for lo, hi in blocks(rows.d, columns(rows)):
-        sink.write(_mean(_ascending(rows.block(lo, hi))[low:high]))
+        sink.write(_mean(ascending(rows.block(lo, hi))[low:high]))
 
 
 def trimmed_mean(rows: Rows, weights: Sequence[float], f: int, sink: Sink) -> None:
     """Mean of each coordinate after its f smallest and f largest values are dropped."""
     for lo, hi in blocks(rows.d, columns(rows)):
-        sink.write(_mean(_ascending(rows.block(lo, hi))[f : rows.n - f]))
+        sink.write(_mean(ascending(rows.block(lo, hi))[f : rows.n - f]))
 
 
-def _ascending(block: FloatArray) -> FloatArray:
+def ascending(block: FloatArray) -> FloatArray:
     """The rows of (n, columns), each column sorted: any order of the clients gives the same."""
     # Sorting along the last axis of a transposed copy uses vector instructions; along the first it does not.
     return np.sort(np.ascontiguousarray(block.T), axis=1).T
