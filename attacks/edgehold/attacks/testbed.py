@@ -1,9 +1,9 @@
 """A federation of real processes on this machine: what demo, benchmarks and network tests drive.
 
-    with Federation(folder, tasks={"digits": ("edgehold.client.data.digits:make_task", {"device_index": -1, "devices": 8})}) as bed:
+    with Federation(folder, tasks={"digits": (ENTRY, {"device_index": -1, "devices": 8})}) as bed:
         bed.start_server()
         for i in range(8):
-            bed.add_client(f"dev-{i}", tasks={"digits": (..., {"device_index": i, "devices": 8})})
+            bed.add_client(f"dev-{i}", tasks={"digits": (ENTRY, {"device_index": i, "devices": 8})})
             bed.start_client(f"dev-{i}")
         info = bed.run(plan_text)
 
