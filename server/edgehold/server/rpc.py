@@ -77,15 +77,14 @@ def _handler(method: MethodDescriptor, run: Callable[..., Any], gate: Gate) -> "
         async for data in raw:
             yield decode(kind, data, limit)
 
-    def begin(raw: Any, context: Context) -> tuple[Any, Caller]:
-        caller = gate.admit(context, name)
-        return (requests(raw) if method.client_streaming else decode(kind, raw, limit)), caller
+    def read(raw: Any) -> Any:
+        return requests(raw) if method.client_streaming else decode(kind, raw, limit)
 
     async def unary(raw: Any, context: Context) -> bytes:
         caller = None
         try:
-            request, caller = begin(raw, context)
-            reply: Message = await run(request, caller)
+            caller = gate.admit(context, name)
+            reply: Message = await run(read(raw), caller)
             return reply.SerializeToString()
         except Exception as error:
             await _refuse(context, gate, caller, name, error)
@@ -94,8 +93,8 @@ def _handler(method: MethodDescriptor, run: Callable[..., Any], gate: Gate) -> "
     async def streaming(raw: Any, context: Context) -> AsyncIterator[bytes]:
         caller = None
         try:
-            request, caller = begin(raw, context)
-            async for reply in run(request, caller):
+            caller = gate.admit(context, name)
+            async for reply in run(read(raw), caller):
                 yield reply if isinstance(reply, bytes) else reply.SerializeToString()
         except Exception as error:
             await _refuse(context, gate, caller, name, error)
