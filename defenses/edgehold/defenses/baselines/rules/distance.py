@@ -15,9 +15,9 @@ TIE = 1e-9
 def squared_distances(rows: Rows) -> Array:
     """Squared Euclidean distances between all rows, (n, n) float64, symmetric with a zero diagonal.
 
-    From a float64 Gram matrix of rows centred at a middle value of each coordinate. A mean would be dragged to the largest outlier
-    and honest rows would lose their distances to cancellation; a middle value stays among the majority. Values up to
-    3e38 square to 1e77, far inside float64.
+    From a float64 Gram matrix of rows centred at a middle value of each coordinate. A mean would be dragged to the largest
+    outlier and honest rows would lose their distances to cancellation; a middle value stays among the majority. Values up
+    to 3e38 square to 1e77, far inside float64.
     """
     gram = np.zeros((rows.n, rows.n))
     for lo, hi in blocks(rows.d, columns(rows, CACHED // 2)):
