@@ -104,8 +104,7 @@ class AdminService:
         await self._floor.roster.set_state(request.client_id, request.state)
         if request.state != "active":
             self._floor.sessions.end(request.client_id)
-            for opened in self._floor.board.owed_by(request.client_id):
-                opened.wake()
+            self._floor.board.shut_out(request.client_id)
         return pb.SetClientStateResponse()
 
     async def get_model(self, request: pb.GetModelRequest, caller: Caller) -> AsyncIterator[pb.GetModelResponse]:

@@ -85,6 +85,12 @@ class Board:
         """Open rounds that still wait for this client."""
         return [opened for opened in self._rounds.values() if client in opened.tally.pending]
 
+    def shut_out(self, client: str) -> None:
+        """A client is revoked or suspended: no round that is still open counts it."""
+        for opened in self._rounds.values():
+            opened.tally.drop(client)
+            opened.wake()
+
     def serves(self, client: str, digest: bytes) -> OpenRound | None:
         """An open round whose base model this client was told to fetch."""
         for opened in self._rounds.values():

@@ -262,6 +262,9 @@ class Driver:
                 floor.board.take_down(opened)
                 survivors = await floor.journal.write(lambda db: records.freeze_round(db, row.key))
                 crashpoints.reach("frozen")
+                if len(survivors) < self.plan.quorum:
+                    await self._abandon(row, opened, "clients were shut out while the round closed")
+                    return False
                 self._dismiss(opened, survivors, "the round has closed")
             await self._close(row, opened, survivors, started)
             return True
@@ -279,9 +282,8 @@ class Driver:
             for client, since in self._gone.items():
                 if now - since >= cohort.join_deadline_s:
                     opened.tally.lose(client)
-            for client in opened.tally.pending:
-                if client not in self._eligible():
-                    opened.tally.lose(client)
+            for client in opened.tally.selected.difference(self._eligible()):
+                opened.tally.drop(client)
             verdict = opened.tally.decide(loop.time() >= deadline)
             if verdict is not Verdict.WAIT:
                 return verdict

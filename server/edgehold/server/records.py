@@ -94,8 +94,12 @@ def move_round(db: sqlite3.Connection, key: Key, state: str) -> None:
 
 
 def freeze_round(db: sqlite3.Connection, key: Key) -> tuple[str, ...]:
-    """No more updates: the survivors are those with a receipt now, for good. In ascending order."""
-    rows = db.execute("SELECT client FROM receipts WHERE run=? AND round=? AND attempt=? ORDER BY client", key).fetchall()
+    """No more updates: the survivors are the active clients with a receipt now, for good. In ascending order."""
+    rows = db.execute(
+        "SELECT client FROM receipts r JOIN clients c ON c.id = r.client"
+        " WHERE run=? AND round=? AND attempt=? AND c.state='active' ORDER BY client",
+        key,
+    ).fetchall()
     survivors = tuple(row[0] for row in rows)
     db.execute(
         "UPDATE rounds SET state='closing', survivors=? WHERE run=? AND round=? AND attempt=?", (json.dumps(survivors), *key)

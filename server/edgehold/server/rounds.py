@@ -48,6 +48,11 @@ class Tally:
         if client in self.selected and client not in self.admitted:
             self.lost.add(client)
 
+    def drop(self, client: str) -> None:
+        """A selected client is shut out: what it sent before does not count either."""
+        self.admitted.discard(client)
+        self.lose(client)
+
     @property
     def pending(self) -> frozenset[str]:
         """Clients that may still answer."""
