@@ -262,10 +262,10 @@ class Driver:
                 floor.board.take_down(opened)
                 survivors = await floor.journal.write(lambda db: records.freeze_round(db, row.key))
                 crashpoints.reach("frozen")
-                if len(survivors) < self.plan.quorum:
-                    await self._abandon(row, opened, "clients were shut out while the round closed")
-                    return False
                 self._dismiss(opened, survivors, "the round has closed")
+            if len(survivors) < self.plan.quorum:
+                await self._abandon(row, opened, "clients were shut out while the round closed")
+                return False
             await self._close(row, opened, survivors, started)
             return True
         finally:
