@@ -33,8 +33,9 @@ class StoreTable(Config, frozen=True, kw_only=True):
 
 
 class LimitsTable(Config, frozen=True, kw_only=True):
-    """[limits]"""
+    """[limits]: clients: how many this server is sized for; twice as many connections are taken."""
 
+    clients: Annotated[int, msgspec.Meta(ge=1)] = 4096
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1 << 30
     calls_per_second: Annotated[float, msgspec.Meta(gt=0)] = 200.0
     progress_window_s: Annotated[float, msgspec.Meta(gt=0)] = 20.0

@@ -4,12 +4,17 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health
 from prometheus_client import CollectorRegistry, start_http_server
 
 from edgehold.core import keys
@@ -18,6 +23,7 @@ from edgehold.core.identity import Role
 from edgehold.proto.channel import options
 from edgehold.proto.v1 import admin_pb2, control_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
+from edgehold.server import listen
 from edgehold.server.admin import AdminService
 from edgehold.server.admission import Admission
 from edgehold.server.blobs import BlobStore
@@ -30,7 +36,6 @@ from edgehold.server.enrolment import Issuer, own_tls, start_enrolment, start_re
 from edgehold.server.evaluation import Evaluation
 from edgehold.server.gate import Doorman, RefusalLog, background
 from edgehold.server.journal import Journal
-from edgehold.server.listen import server_credentials, server_options
 from edgehold.server.metrics import Metrics
 from edgehold.server.operator import SOCKET, socket_address
 from edgehold.server.roster import Roster
@@ -44,21 +49,33 @@ from edgehold.server.transfer import TransferService
 log = logging.getLogger("edgehold.server")
 
 DRAIN_S = 5.0
+RECONNECT_S = 1.0
+
+_CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
+_TRANSFER = transfer_pb2.DESCRIPTOR.services_by_name["TransferService"]
+_ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 
-def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None, key: str) -> int:
-    """Listen on host:port (port 0 for any); returns the port. `ConfigError` names the key when it cannot."""
-    try:
-        port: int = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise ConfigError(f"server.toml: {key} = {address!r} cannot be listened on (taken, or not an address of this machine)")
-    return port
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the server proves itself with. tls: of every listener, read anew for each handshake."""
+
+    authority: CertificateAuthority
+    signing_key: Ed25519PrivateKey
+    tls: Callable[[], listen.Tls]
+
+    @classmethod
+    def load(cls, home: Path, config: ServerConfig) -> "Identity":
+        """Keys of a home folder; `IdentityError` when they are missing or readable by others."""
+        authority = CertificateAuthority(home / "ca")
+        path = home / "identity"
+        signing_key = keys.signing_key(keys.load_version(path, ["signing.key"], [])["signing.key"], f"{path}/signing.key")
+        fingerprint = keys.fingerprint(keys.public_bytes(signing_key))
+        return cls(authority, signing_key, own_tls(authority, config.server.name, fingerprint, config.server.host_names))
 
 
 class Daemon:
-    """One server process on one home folder."""
+    """One server process on one home folder. addresses: what devices call, by listener, once `run` says it is ready."""
 
     def __init__(self, home: Path, config: ServerConfig) -> None:
         self._home = home
@@ -68,6 +85,7 @@ class Daemon:
         self._servers: list[grpc.aio.Server] = []
         self._doormen: list[Doorman] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._health = health.HealthServicer()
         self.addresses: dict[str, str] = {}
 
     async def run(self, ready: Callable[["Daemon"], None]) -> int:
@@ -75,90 +93,98 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        config, home = self._config, self._home
-        journal = Journal(home)
-        try:
-            with contextlib.ExitStack() as stack:
-                authority = CertificateAuthority(home / "ca")
-                pem = keys.load_version(home / "identity", ["signing.key"], [])["signing.key"]
-                signing_key = keys.signing_key(pem, "signing.key")
-                roster, sessions, board = Roster(journal), Sessions(), Board()
-                spool = home / "spool"
-                spool.mkdir(mode=0o700, exist_ok=True)
-                metrics = Metrics(CollectorRegistry())
-                admission = Admission(
-                    journal, board, config.server.federation, spool,
-                    config.limits.max_payload_bytes, config.store.min_free_share,
-                )  # fmt: skip
-                evaluation = Evaluation(config.tasks, spool)
-                await evaluation.start()
-                floor = Floor(
-                    config.server.federation, signing_key, journal, roster, sessions, board, admission,
-                    RoundKeys(keys_folder(config, home)), BlobStore(home / "blobs"), spool, evaluation, metrics,
-                    config.store.keep_models,
-                )  # fmt: skip
-                runs = Runs(floor)
-                refusals = RefusalLog(journal, roster, metrics, background(self._tasks), self._broken)
-                sessions.on_change(lambda client, connected: metrics.clients_connected.set(len(sessions.connected)))
-
-                tokens = Tokens(home / "ca")
-                stack.callback(tokens.close)
-                fingerprint = keys.fingerprint(keys.public_bytes(signing_key))
-                tls = own_tls(authority, config.server.name, fingerprint, config.server.host_names)
-                issuer = Issuer(
-                    authority, tokens, keys.public_bytes(signing_key), config.limits.certificate_life_s,
-                    refused=lambda method, name, error: metrics.refusals.labels(code=error.code).inc(),
-                    broken=self._broken,
-                )  # fmt: skip
-
-                self._clear_orphans(runs, floor)
-                clients, operators, local = (self._doorman(role, roster, refusals) for role in ("client", "operator", None))
-                control = ControlService(
-                    config.server.federation, journal.epoch, roster, sessions, board,
-                    lambda client, code: metrics.declines.labels(code=code).inc(),
-                )  # fmt: skip
-                transfer = TransferService(roster, board, admission, config.limits.progress_window_s)
-
-                main = grpc.aio.server(options=server_options())
-                port = bind(main, config.server.listen, server_credentials(tls, client_certificates=True), "server.listen")
-                self.addresses["server"] = f"{config.server.advertise_host}:{port}"
-                admin = AdminService(floor, runs, journal.epoch, self.addresses, self._stop.set)
-                main.add_generic_rpc_handlers(
-                    (
-                        service(control_pb2.DESCRIPTOR.services_by_name["ControlService"], control, clients),
-                        service(transfer_pb2.DESCRIPTOR.services_by_name["TransferService"], transfer, clients),
-                        service(admin_pb2.DESCRIPTOR.services_by_name["AdminService"], admin, operators),
-                    )
-                )
-                desk = grpc.aio.server(options=options())
-                self._local_socket(desk)
-                desk.add_generic_rpc_handlers((service(admin_pb2.DESCRIPTOR.services_by_name["AdminService"], admin, local),))
-                for server in (main, desk):
-                    await server.start()
-                    self._servers.append(server)
-                (home / SOCKET).chmod(0o600)
-                for key, (server, port) in (
-                    ("enrol", await start_enrolment(issuer, config.server.enrol_listen, tls)),
-                    ("renew", await start_renewal(issuer, config.server.renew_listen, tls, roster.require)),
-                ):
-                    self._servers.append(server)
-                    self.addresses[key] = f"{config.server.advertise_host}:{port}"
-                self._start_metrics(metrics)
+        self._check_home()
+        with contextlib.ExitStack() as stack:
+            journal = Journal(self._home)
+            stack.callback(journal.close)
+            tokens = Tokens(self._home / "ca")
+            stack.callback(tokens.close)
+            stack.callback((self._home / SOCKET).unlink, missing_ok=True)
+            identity = Identity.load(self._home, self._config)
+            floor = self._floor(journal, identity)
+            # Before the first socket: no process is started beside gRPC's threads.
+            await floor.evaluation.start()
+            runs = Runs(floor)
+            self._clear_orphans(runs, floor)
+            try:
+                await self._open(floor, runs, identity, tokens)
                 runs.restore()
                 for doorman in self._doormen:
                     doorman.draining = False
+                await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
                 ready(self)
-                await self._serve(runs, sessions)
+                await self._serve(runs, floor.sessions)
                 await runs.drain()
-                for server in self._servers:
-                    await server.stop(1.0)
-                await evaluation.stop()
+            finally:
+                await asyncio.gather(*(server.stop(RECONNECT_S) for server in self._servers))
+                await floor.evaluation.stop()
                 if self._tasks:
                     await asyncio.wait(self._tasks, timeout=DRAIN_S)
-        finally:
-            (home / SOCKET).unlink(missing_ok=True)
-            journal.close()
         return 1 if self._failed else 0
+
+    # ---- putting together
+
+    def _check_home(self) -> None:
+        mode = stat.S_IMODE(self._home.stat().st_mode)
+        if mode & 0o077:
+            raise ConfigError(
+                f"{self._home}: mode {mode:o}; keys and the admin socket lie in it, so it must be for its owner alone: "
+                f"chmod 700 {self._home}"
+            )
+
+    def _floor(self, journal: Journal, identity: Identity) -> Floor:
+        config, board = self._config, Board()
+        spool = self._home / "spool"
+        spool.mkdir(mode=0o700, exist_ok=True)
+        federation, limits = config.server.federation, config.limits
+        admission = Admission(journal, board, federation, spool, limits.max_payload_bytes, config.store.min_free_share)
+        sessions, metrics = Sessions(), Metrics(CollectorRegistry())
+        sessions.on_change(lambda client, connected: metrics.clients_connected.set(len(sessions.connected)))
+        return Floor(
+            federation, identity.signing_key, journal, Roster(journal), sessions, board, admission,
+            RoundKeys(keys_folder(config, self._home)), BlobStore(self._home / "blobs"), spool,
+            Evaluation(config.tasks, spool), metrics, config.store.keep_models,
+        )  # fmt: skip
+
+    def _clear_orphans(self, runs: Runs, floor: Floor) -> None:
+        """What a crash left that no journal line speaks of: unpublished blobs, keys and spools of rounds that are over."""
+        floor.store.keep_only(runs.pin())
+        live = runs.live_rounds()
+        floor.keys.destroy_all_but(live)
+        for path in floor.spool.iterdir():
+            if path.name in live:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    # ---- listening
+
+    async def _open(self, floor: Floor, runs: Runs, identity: Identity, tokens: Tokens) -> None:
+        config, metrics = self._config, floor.metrics
+        refusals = RefusalLog(floor.journal, floor.roster, metrics, background(self._tasks), self._broken)
+        clients, operators, local = (self._doorman(role, floor.roster, refusals) for role in ("client", "operator", None))
+        control = ControlService(
+            floor.federation, floor.journal.epoch, floor.roster, floor.sessions, floor.board,
+            lambda client, code: metrics.declines.labels(code=code).inc(),
+        )  # fmt: skip
+        transfer = TransferService(floor.roster, floor.board, floor.admission, config.limits.progress_window_s)
+        admin = AdminService(floor, runs, floor.journal.epoch, self.addresses, self._stop.set)
+        await self._open_main(
+            [
+                service(_CONTROL, control, clients),
+                service(_TRANSFER, transfer, clients),
+                service(_ADMIN, admin, operators),
+                self._health_handler(),
+            ],
+            identity,
+        )
+        await self._open_socket(service(_ADMIN, admin, local))
+        issuer = Issuer(
+            identity.authority, tokens, keys.public_bytes(identity.signing_key), config.limits.certificate_life_s,
+            refused=lambda method, name, error: metrics.refusals.labels(code=error.code).inc(), broken=self._broken,
+        )  # fmt: skip
+        self._took("enrol", *await start_enrolment(issuer, config.server.enrol_listen, identity.tls))
+        self._took("renew", *await start_renewal(issuer, config.server.renew_listen, identity.tls, floor.roster.require))
+        self._open_metrics(metrics)
 
     def _doorman(self, role: Role | None, roster: Roster, refusals: RefusalLog) -> Doorman:
         doorman = Doorman(role, self._config.server.federation, roster, refusals, self._config.limits.calls_per_second)
@@ -166,31 +192,42 @@ class Daemon:
         self._doormen.append(doorman)
         return doorman
 
-    def _clear_orphans(self, runs: Runs, floor: Floor) -> None:
-        """What a crash left that no journal line speaks of: unpublished blobs, keys and spools of rounds that are over."""
-        floor.store.keep_only(runs.pin())
-        live = runs.live_rounds()
-        floor.keys.destroy_all_but(live)
-        for folder in floor.spool.iterdir():
-            if folder.name not in live:
-                if folder.is_dir():
-                    for path in folder.iterdir():
-                        path.unlink()
-                    folder.rmdir()
-                else:
-                    folder.unlink()
+    def _took(self, key: str, server: grpc.aio.Server, port: int) -> None:
+        self._servers.append(server)
+        self.addresses[key] = f"{self._config.server.advertise_host}:{port}"
 
-    def _local_socket(self, server: grpc.aio.Server) -> None:
+    async def _open_main(self, handlers: list[grpc.GenericRpcHandler], identity: Identity) -> None:
+        credentials = listen.server_credentials(identity.tls, client_certificates=True)
+        limits = listen.server_options(max_connections=2 * self._config.limits.clients)
+        self._took("server", *await listen.start(handlers, self._config.server.listen, credentials, limits))
+
+    def _health_handler(self) -> grpc.GenericRpcHandler:
+        """The standard health service; any certificate of the federation may ask."""
+        codec = {
+            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+            "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+        }
+        return grpc.method_handlers_generic_handler(
+            "grpc.health.v1.Health",
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self._health.Check, **codec),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._health.Watch, **codec),
+            },
+        )
+
+    async def _open_socket(self, handler: grpc.GenericRpcHandler) -> None:
         path = self._home / SOCKET
-        mode = stat.S_IMODE(self._home.stat().st_mode)
-        if mode & 0o077:
-            raise ConfigError(
-                f"{self._home}: mode {mode:o}; the admin socket in it must be for its owner alone: chmod 700 {self._home}"
-            )
         path.unlink(missing_ok=True)
-        bind(server, socket_address(self._home), None, "--home")
+        server = grpc.aio.server(handlers=[handler], options=options())
+        try:
+            server.add_insecure_port(socket_address(self._home))
+        except RuntimeError:
+            raise ConfigError(f"{path}: cannot be listened on; is the path longer than 107 bytes?") from None
+        await server.start()
+        path.chmod(0o600)
+        self._servers.append(server)
 
-    def _start_metrics(self, metrics: Metrics) -> None:
+    def _open_metrics(self, metrics: Metrics) -> None:
         host, _, port = self._config.server.metrics_listen.rpartition(":")
         if not host:
             return
@@ -202,6 +239,8 @@ class Daemon:
             raise ConfigError(f"server.toml: server.metrics_listen cannot be listened on: {error}") from None
         self.addresses["metrics"] = f"{host}:{server.server_port}"
 
+    # ---- until the end
+
     async def _serve(self, runs: Runs, sessions: Sessions) -> None:
         waits = [asyncio.create_task(self._stop.wait()), asyncio.create_task(runs.journal_failed.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +250,8 @@ class Daemon:
         log.info("stopping")
         for doorman in self._doormen:
             doorman.draining = True
-        sessions.end_all(ConnectResponse(draining=Draining(reconnect_after_s=1.0)))
+        await self._health.enter_graceful_shutdown()
+        sessions.end_all(ConnectResponse(draining=Draining(reconnect_after_s=RECONNECT_S)))
 
     def _signalled(self) -> None:
         if self._stop.is_set():
