@@ -77,7 +77,12 @@ class Packed:
 
 
 class ClientSide(Protocol[OrderIn, Local, UpdateOut]):
-    """The half that runs on the device."""
+    """The half that runs on the device.
+
+    One generator serves a round: `client_stream(order.seed, run, round, client)`, given to `begin` (at first contact only)
+    and then to `work`; so every order carries the run's training seed as `seed`. A round that is tried again starts from
+    the local state before it.
+    """
 
     def begin(self, order: OrderIn, task: Task, rng: np.random.Generator) -> Local:
         """Local state at first contact with a run."""
@@ -139,8 +144,8 @@ class Method:
     """What the registry knows of a method without importing its halves.
 
     settings: msgspec struct of the plan's [method] table (without `name`); its `check(cohort)` refuses the impossible.
-    package: dotted name of the folder with client.py (`client_side()`), server.py (`server_side(settings, schema)`) and
-        codec.py (`codec(settings)`).
+    package: dotted name of the folder with client.py (`client_side()`), server.py (`server_side(settings, schema, seed)`)
+        and codec.py (`codec(settings)`; None on a device, which knows no plan and decodes orders only).
     needs: what it asks of the machinery, given its settings.
     """
 
