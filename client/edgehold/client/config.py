@@ -18,7 +18,7 @@ Nothing in this file is ever set by the server: a task's name is all that travel
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,21 +26,18 @@ from edgehold.core.config import Config, convert, read_toml
 from edgehold.core.errors import ConfigError
 from edgehold.core.plan import Name, Positive
 
-Entry = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-"""A function of an installed package: "package.module:function"."""
-
 
 class TaskTable(Config, frozen=True, kw_only=True):
     """[tasks.NAME]: the function that makes the device's `Task`, and its keyword arguments."""
 
-    task: Entry
+    task: str
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class AdversaryTable(Config, frozen=True, kw_only=True):
     """[adversary]: red teams only. A factory of a `core.contract.Adversary` that wraps the honest client half."""
 
-    entry: Entry
+    entry: str
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -86,12 +83,18 @@ class Home:
 
 def load_config(path: Path) -> ClientConfig:
     """The file as a `ClientConfig`; `ConfigError` names the key to mend."""
-    return convert(read_toml(path), ClientConfig, str(path))
+    data = read_toml(path)
+    if isinstance(tasks := data.get("tasks"), dict):
+        for name, table in tasks.items():
+            convert(table, TaskTable, str(path), f"tasks.{name}")  # first alone, so that an error names the task
+    return convert(data, ClientConfig, str(path))
 
 
 def resolve(entry: str, field: str) -> Any:
     """The function behind "package.module:function"; `ConfigError` (about the key `field`) when there is none."""
     module_name, _, name = entry.partition(":")
+    if not module_name or not name.isidentifier():
+        raise ConfigError(f'{field} = {entry!r}; expected "package.module:function"', field=field)
     try:
         found = getattr(importlib.import_module(module_name), name)
     except ImportError as error:

@@ -51,6 +51,15 @@ class Entry:
     parcel: Parcel | None
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A remembered task whose update is stored and not yet acknowledged."""
+
+    key: TaskKey
+    assignment: bytes
+    parcel: Parcel
+
+
 class Keep:
     """The file. Calls block on the disk, so the event loop makes them in a thread; a lock keeps one writer."""
 
@@ -79,6 +88,14 @@ class Keep:
                     self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise JournalError(f"the device's keep failed: {error}") from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
             except sqlite3.Error as error:
                 raise JournalError(f"the device's keep failed: {error}") from error
 
@@ -159,8 +176,8 @@ class Keep:
 
         `Stale` when the run's state is already ahead: a server restored from an old backup must not take it back.
         """
-        with self._lock:
-            row = self._db.execute("SELECT round, state, before FROM local WHERE run = ?", (run,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT round, state, before FROM local WHERE run = ?", (run,)).fetchone()
         if row is None:
             return None
         at, state, before = cast(tuple[int, bytes, bytes | None], row)
@@ -168,14 +185,19 @@ class Keep:
             raise Stale(f"round {round} of run {run!r}, but this device's state is already that of round {at}")
         return before if at == round else state
 
-    def unsettled(self) -> list[Entry]:
+    def find(self, key: TaskKey) -> Entry | None:
+        """The task as remembered, if it is."""
+        with self._reading() as db:
+            return self._entry(db, key)
+
+    def unsettled(self) -> list[Stored]:
         """Tasks whose update is stored but whose receipt never came, oldest round first."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT run, round, attempt, nonce, state, assignment, digest, length, kind FROM task "
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT run, round, attempt, nonce, assignment, digest, length, kind FROM task "
                 "WHERE state = 'trained' ORDER BY run, round, attempt"
             ).fetchall()
-        return [_entry(row) for row in rows]
+        return [Stored(TaskKey(*row[:4]), row[4], Parcel(*row[5:])) for row in rows]
 
     def note(self, **values: object) -> None:
         """Remember the daemon's own state for `fl-client status`."""

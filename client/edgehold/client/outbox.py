@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgehold.core.contract import Container, Payload
+from edgehold.core.errors import Busy, JournalError
 
 _BLOCK = 1 << 20
 
@@ -35,7 +36,16 @@ class Outbox:
         return self._folder / f"{digest.hex()}.update"
 
     def write(self, payload: Payload, kind: str, durable: bool) -> Parcel:
-        """Store an update. durable: when this returns it survives a power cut, not only the death of the process."""
+        """Store an update. durable: when this returns it survives a power cut, not only the death of the process.
+
+        `Busy` when the disk has no room for it; `JournalError` when a sync fails, after which nothing on it can be trusted.
+        """
+        try:
+            return self._write(payload, kind, durable)
+        except OSError as error:
+            raise Busy(f"the device cannot store its update: {error.strerror}") from None
+
+    def _write(self, payload: Payload, kind: str, durable: bool) -> Parcel:
         handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
         try:
             digest = hashlib.sha256()
@@ -50,7 +60,7 @@ class Outbox:
                 length = file.tell()
                 if durable:
                     file.flush()
-                    os.fsync(file.fileno())
+                    _sync(file.fileno())
             os.replace(temporary, self.path(digest.digest()))
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -84,6 +94,13 @@ class Outbox:
     def _sync_folder(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            _sync(folder)
         finally:
             os.close(folder)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise JournalError(f"the outbox cannot be synced: {error.strerror}") from None

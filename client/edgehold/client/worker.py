@@ -126,7 +126,8 @@ class Workbench:
         state, update, facts = self._guard(lambda: side.work(order, state, task, rng))
         if cancelled.is_set():
             raise Cancelled
-        return Trained(codec.encode_update(update), codec.kind, self._durable(assignment.method), side.dump(state), facts)
+        payload, kept = self._guard(lambda: (codec.encode_update(update), side.dump(state)))
+        return Trained(payload, codec.kind, self._durable(assignment.method), kept, facts)
 
     def _guard(self, step: Callable[[], T]) -> T:
         try:

@@ -1,0 +1,378 @@
+"""The tasks of one client: admitted, trained, stored, delivered, recorded; one `Job` each.
+
+Jobs of one run follow each other, because each starts from the local state that the one before it left.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+
+from edgehold.client.assignment import key_of, verify
+from edgehold.client.config import ClientConfig, Home
+from edgehold.client.identity import Credentials
+from edgehold.client.keep import Entry, Keep, Stored, TaskKey
+from edgehold.client.log import event, peer_text
+from edgehold.client.outbox import Outbox, Parcel
+from edgehold.client.policy import Policy, PolicyFile
+from edgehold.client.transfer import SERVICE, Upload, download, statement_of
+from edgehold.client.worker import Cancelled, Trained, TrainingThread, Workbench
+from edgehold.core.crashpoints import reach
+from edgehold.core.errors import (
+    Busy,
+    ConfigError,
+    Corrupted,
+    FlError,
+    JournalError,
+    PolicyRefused,
+    Stale,
+    TransferError,
+)
+from edgehold.proto.channel import Stub
+from edgehold.proto.strict import TEXT_LIMIT
+from edgehold.proto.v1 import control_pb2
+from edgehold.proto.v1.control_pb2 import DeclineRequest, DeclineResponse, TaskAssignment, TaskId
+
+log = logging.getLogger("edgehold.client.jobs")
+
+CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
+JOBS_AT_ONCE = 16
+"""Tasks a device holds at the same time, over all runs."""
+DECLINE_TIMEOUT_S = 10.0
+
+
+class Link:
+    """A channel and its stubs."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.control = Stub(channel, CONTROL)
+        self.transfer = Stub(channel, SERVICE)
+
+
+@dataclass(eq=False)
+class Job:
+    """One task under way. settled: its update may be at the server, so only the server's word ends it now."""
+
+    key: TaskKey
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    sending: bool = False
+    settled: bool = False
+    running: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """The result is no longer wanted; no effect once the receipt is here."""
+        if not self.settled and self.running is not None:
+            self.cancelled.set()
+            self.running.cancel()
+
+
+Work: TypeAlias = "Callable[[Job], Coroutine[Any, Any, None]]"
+
+
+class Jobs:
+    """All jobs of one client."""
+
+    def __init__(
+        self,
+        home: Home,
+        config: ClientConfig,
+        policy: PolicyFile,
+        keep: Keep,
+        training: TrainingThread,
+        who: Callable[[], tuple[Credentials, Link]],
+        broken: Callable[[JournalError], None],
+    ) -> None:
+        """who: identity and channel in force now (renewal replaces them). broken: told when the device's disk fails."""
+        self._config = config
+        self._policy = policy
+        self._keep = keep
+        self._outbox = Outbox(home.outbox)
+        self._shelf = threading.Lock()
+        self._training = training
+        self._who = who
+        self._broken = broken
+        self._bench = Workbench(config, who()[0].client_id)
+        self._jobs: dict[TaskKey, Job] = {}
+        self._side: set[asyncio.Task[Any]] = set()
+        self._tidy = False
+
+    def assigned(self, assignment: TaskAssignment) -> None:
+        """The server gives a task, perhaps once more."""
+        key = key_of(assignment.id)
+        if key in self._jobs:
+            return  # told again after a reconnect; it is being done
+        if len(self._jobs) >= JOBS_AT_ONCE:
+            self._refuse(assignment.id, Busy(f"{len(self._jobs)} tasks are under way already"))
+            return
+        try:
+            # Before it becomes a job: only a task that is truly the server's may take the place of an older one.
+            verify(assignment, self._who()[0])
+            self._allow(assignment)
+        except FlError as error:
+            self._refuse(assignment.id, error)
+            return
+        self._start(key, self._do(assignment))
+
+    def cancelled(self, task: TaskId, reason: str) -> None:
+        """The server takes a task back."""
+        job = self._jobs.get(key_of(task))
+        event(log, logging.INFO, "task_cancelled", reason=peer_text(reason), known=job is not None, **_names(task))
+        if job is not None:
+            job.cancel()
+
+    async def resume(self) -> None:
+        """Bring stored updates whose receipt never came to their end; called whenever the server is there again."""
+        for entry in await asyncio.to_thread(self._unsettled):
+            if entry.key not in self._jobs:
+                self._start(entry.key, self._settle(entry))
+
+    def _unsettled(self) -> list[Stored]:
+        """Stored updates without a receipt. At first contact the outbox is put in order before any task is looked at: what
+        the power took is to be computed again if the server still wants it, and what nothing refers to goes.
+        """
+        entries = self._keep.unsettled()
+        if self._tidy:
+            return entries
+        whole = []
+        for entry in entries:
+            if self._outbox.holds(entry.parcel):
+                whole.append(entry)
+            else:
+                self._keep.retrain(entry.key)
+        self._outbox.sweep({entry.parcel.digest for entry in whole})
+        self._tidy = True
+        return whole
+
+    async def close(self) -> None:
+        """Stop everything where it is; what is on disk goes on at the next start."""
+        running = [job.running for job in self._jobs.values() if job.running is not None]
+        for task in (*running, *self._side):
+            task.cancel()
+        if running or self._side:
+            await asyncio.wait([*running, *self._side])
+
+    def aside(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do `work` without waiting for it; `close` ends it."""
+        task = asyncio.create_task(work)
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
+
+    def _start(self, key: TaskKey, work: Work) -> None:
+        """Run `work` as a job, after the older jobs of the same run. Those not yet sending make way for a newer task."""
+        older = [job for job in self._jobs.values() if job.key.run == key.run]
+        job = self._jobs[key] = Job(key)
+        job.running = asyncio.create_task(self._run(job, work, older))
+        job.running.add_done_callback(lambda _: self._jobs.pop(key, None))
+
+    async def _run(self, job: Job, work: Work, older: list[Job]) -> None:
+        try:
+            for other in older:
+                # An update already on its way may be counted, and then its local state is where this task starts from.
+                if not other.sending and other.key[1:3] < job.key[1:3]:
+                    other.cancel()
+                if other.running is not None:
+                    await asyncio.wait([other.running])
+            await work(job)
+        except asyncio.CancelledError:
+            if job.cancelled.is_set():
+                await self._end(self._keep.cancel, job.key)
+            raise
+        except JournalError as error:
+            event(log, logging.CRITICAL, "disk_failed", reason=error.message)
+            self._broken(error)
+        except Exception:
+            log.exception("task_crashed", extra={"fields": {"run": job.key.run, "round": job.key.round}})
+
+    def _do(self, assignment: TaskAssignment) -> Work:
+        async def work(job: Job) -> None:
+            try:
+                await self._perform(job, assignment)
+            except Cancelled:
+                await self._end(self._keep.cancel, job.key)
+            except JournalError:
+                raise
+            except FlError as error:
+                self._refuse(assignment.id, error)
+
+        return work
+
+    async def _perform(self, job: Job, assignment: TaskAssignment) -> None:
+        await self._training.run(lambda: self._bench.admit(assignment))
+        bare = TaskAssignment()
+        bare.CopyFrom(assignment)
+        bare.ClearField("inline_body")
+        # The policy again: making the task may have taken long, and the owner's last word counts.
+        policy = self._allow(assignment)
+        entry = await asyncio.to_thread(self._keep.receive, job.key, bare.SerializeToString(), policy.rounds_per_day)
+        event(log, logging.INFO, "task_received", state=entry.state, method=assignment.method, **_names(assignment.id))
+        reach("task_received")
+        if entry.state in ("acknowledged", "dropped"):
+            await self._again(entry, assignment)
+            return
+        if entry.state == "trained" and entry.parcel is not None:
+            if await asyncio.to_thread(self._outbox.holds, entry.parcel):
+                await self._deliver(job, assignment, entry.parcel, resume=True)
+                return
+            await asyncio.to_thread(self._keep.retrain, job.key)
+        try:
+            parcel = await self._train(job, assignment)
+        except FlError:
+            # Nothing left the device: the same task may be done later, when its owner has mended what failed.
+            await asyncio.to_thread(self._keep.cancel, job.key)
+            raise
+        await self._deliver(job, assignment, parcel, resume=False)
+
+    async def _train(self, job: Job, assignment: TaskAssignment) -> Parcel:
+        body = await self._body(assignment)
+        local = await asyncio.to_thread(self._keep.local, job.key.run, job.key.round)
+        began = time.monotonic()
+        done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled))
+        reach("trained_not_stored")
+        seconds = round(time.monotonic() - began, 3)
+        parcel = await asyncio.to_thread(self._store, job, done)
+        event(log, logging.INFO, "trained", seconds=seconds, bytes=parcel.length, **_names(assignment.id), **done.facts)
+        reach("stored_not_sent")
+        return parcel
+
+    def _store(self, job: Job, done: Trained) -> Parcel:
+        with self._shelf:
+            parcel = self._outbox.write(done.payload, done.kind, done.durable)
+            try:
+                self._policy.current().admit_length(parcel.length, "the update")
+                if self._keep.trained(job.key, parcel, done.local):
+                    return parcel
+            except FlError:
+                self._release(parcel)
+                raise
+            self._release(parcel)
+            raise Cancelled
+
+    def _release(self, parcel: Parcel) -> None:
+        """Drop the file of an update, unless another task's update has the very same bytes. The shelf must be locked."""
+        if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()):
+            self._outbox.drop(parcel.digest)
+
+    async def _body(self, assignment: TaskAssignment) -> bytes | memoryview:
+        digest, length = assignment.base_digest, assignment.base_length
+        if assignment.inline_body or length == 0:
+            if hashlib.sha256(assignment.inline_body).digest() != digest:
+                raise Corrupted("the inline model does not match its digest")
+            return assignment.inline_body
+        whole = await download(self._transfer, digest, length, self._config.transfer)
+        return memoryview(whole).toreadonly()
+
+    def _settle(self, entry: Stored) -> Work:
+        """Bring a stored update of an earlier life of this process to its end."""
+
+        async def work(job: Job) -> None:
+            assignment = TaskAssignment.FromString(entry.assignment)
+            try:
+                self._allow(assignment)
+                if assignment.federation != self._who()[0].federation:
+                    raise Stale("the update was made for another federation")
+                await self._deliver(job, assignment, entry.parcel, resume=True)
+            except JournalError:
+                raise
+            except FlError as error:
+                _warn("update_dropped", error, assignment.id)
+                await self._end(self._keep.drop, entry.key)
+
+        return work
+
+    async def _again(self, entry: Entry, assignment: TaskAssignment) -> None:
+        """A task that is over comes once more: true if the server has its receipt; otherwise it cannot be done twice."""
+        if entry.state == "acknowledged" and entry.parcel is not None:
+            with contextlib.suppress(TransferError):
+                found = await self._upload(assignment, entry.parcel).ask()
+                if found.HasField("receipt"):
+                    return
+        raise Stale(f"this device has already {entry.state} this task")
+
+    async def _deliver(self, job: Job, assignment: TaskAssignment, parcel: Parcel, *, resume: bool) -> None:
+        """Send the stored update until the server has answered for good, then record the answer."""
+        job.sending = True
+        began = time.monotonic()
+        try:
+            receipt = await self._upload(assignment, parcel).run(resume=resume)
+        except FlError as error:
+            _warn("update_refused", error, assignment.id)
+            await self._end(self._keep.drop, job.key)
+            return
+        job.settled = True
+        reach("receipt_not_recorded")
+        await asyncio.to_thread(self._keep.acknowledge, job.key)
+        reach("recorded")
+        await asyncio.to_thread(self._let_go, parcel)
+        seconds = round(time.monotonic() - began, 3)
+        event(log, logging.INFO, "acknowledged", sequence=receipt.sequence, seconds=seconds, **_names(assignment.id))
+
+    def _transfer(self) -> Stub:
+        return self._who()[1].transfer
+
+    def _upload(self, assignment: TaskAssignment, parcel: Parcel) -> Upload:
+        mine, _ = self._who()
+        statement = statement_of(assignment, mine.client_id, parcel)
+        path = self._outbox.path(parcel.digest)
+        return Upload(self._transfer, statement, mine.signing_key, path, self._config.transfer)
+
+    def _allow(self, assignment: TaskAssignment) -> Policy:
+        """The policy, if it allows the task and this device can honour it."""
+        policy = self._policy.current()
+        policy.admit(assignment.task, assignment.method, assignment.masked, assignment.base_length)
+        if assignment.masked:
+            # Never send in the clear what was announced as masked.
+            raise PolicyRefused("the task wants masked updates, which this client cannot make yet")
+        return policy
+
+    def _let_go(self, parcel: Parcel) -> None:
+        with self._shelf:
+            self._release(parcel)
+
+    async def _end(self, end: Callable[[TaskKey], None], key: TaskKey) -> None:
+        """Record the end of a task by `end`, a method of the keep, and only then let go of the update's file."""
+
+        def both() -> None:
+            with self._shelf:
+                entry = self._keep.find(key)
+                end(key)
+                if entry is not None and entry.parcel is not None:
+                    self._release(entry.parcel)
+
+        await asyncio.to_thread(both)
+
+    def _refuse(self, task: TaskId, error: FlError) -> None:
+        """Log why a task is not done, and tell the server."""
+        fields: dict[str, object] = {"code": error.code, "reason": peer_text(error.message)}
+        if error.__cause__ is not None:
+            # Where it happened, never what it said: an exception's text may quote private data.
+            frames = traceback.extract_tb(error.__cause__.__traceback__)[-3:]
+            fields["at"] = " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
+        event(log, logging.WARNING, "task_declined", **fields, **_names(task))
+        self.aside(self._decline(task, error))
+
+    async def _decline(self, task: TaskId, error: FlError) -> None:
+        """Tell the server not to wait for us; if it does not hear it, its deadline says the same."""
+        # What stands in client.toml is the owner's business.
+        mine = isinstance(error, ConfigError)
+        reason = "the device has no working task or method of that name; its own log says more" if mine else error.message
+        reason = peer_text(reason)[:TEXT_LIMIT]
+        with contextlib.suppress(FlError):
+            request = DeclineRequest(id=task, code=error.code, reason=reason)
+            await self._who()[1].control.unary("Decline", request, DeclineResponse, DECLINE_TIMEOUT_S)
+
+
+def _names(task: TaskId) -> dict[str, object]:
+    return {"run": peer_text(task.run), "round": task.round, "attempt": task.attempt}
+
+
+def _warn(what: str, error: FlError, task: TaskId) -> None:
+    event(log, logging.WARNING, what, code=error.code, reason=peer_text(error.message), **_names(task))
