@@ -36,11 +36,13 @@ class Needs:
 
     individual_updates: the server half looks at single updates, so masked sums are impossible.
     durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
+    peers: clients of a round read each other's signed messages through the server's mailbox.
     """
 
     individual_updates: bool = True
     durable_outbox: bool = False
     torch: bool = False
+    peers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

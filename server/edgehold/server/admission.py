@@ -107,16 +107,7 @@ class Admission:
 
     def begin(self, member: Member, manifest: Manifest, signature: bytes) -> Upload | Receipt:
         """The upload a signed manifest announces (new or interrupted), or the receipt it already has."""
-        statement = statement_of(manifest)
-        if statement.client_id != member.id:
-            raise IdentityError(f"the manifest speaks for {statement.client_id!r}, the certificate for {member.id!r}")
-        self._verify(member, statement, signature)
-        if statement.protocol_version != PROTOCOL_VERSION:
-            raise Stale(
-                f"protocol version {statement.protocol_version} is not spoken here", supported_versions=SUPPORTED_VERSIONS
-            )
-        if statement.federation != self._federation:
-            raise IdentityError(f"the manifest is for federation {statement.federation!r}, this is {self._federation!r}")
+        statement = self.vouch(member, manifest, signature)
         if receipt := self.receipt(member.id, manifest):
             return receipt
         opened = self._board.find(manifest.task)
@@ -134,15 +125,27 @@ class Admission:
             upload = self._uploads[key] = Upload(opened, member.id, statement, manifest, file)
         return upload
 
-    def _verify(self, member: Member, statement: UploadStatement, signature: bytes) -> None:
+    def vouch(self, member: Member, manifest: Manifest, signature: bytes) -> UploadStatement:
+        """What a manifest says, once it is sure that this member says it to this federation in our protocol."""
+        statement = statement_of(manifest)
+        if statement.client_id != member.id:
+            raise IdentityError(f"the manifest speaks for {statement.client_id!r}, the certificate for {member.id!r}")
         try:
             if not member.signing_key:
                 raise InvalidSignature
             Ed25519PublicKey.from_public_bytes(member.signing_key).verify(signature, statement.signing_input())
         except InvalidSignature:
             raise BadSignature(f"the manifest is not signed by the key in the certificate of {member.id!r}") from None
+        if statement.protocol_version != PROTOCOL_VERSION:
+            raise Stale(
+                f"protocol version {statement.protocol_version} is not spoken here", supported_versions=SUPPORTED_VERSIONS
+            )
+        if statement.federation != self._federation:
+            raise IdentityError(f"the manifest is for federation {statement.federation!r}, this is {self._federation!r}")
+        return statement
 
-    def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
+    def belongs(self, opened: OpenRound, statement: UploadStatement) -> None:
+        """`Stale` unless the statement is about this round: its cohort, its plan, its base model."""
         where = f"run {opened.run!r} round {opened.round}"
         if statement.client_id not in opened.tally.selected:
             raise Stale(f"{where}: client {statement.client_id!r} was not selected")
@@ -152,6 +155,9 @@ class Admission:
             raise Stale(f"{where}: the manifest names another plan")
         if statement.base_digest != opened.base.digest:
             raise Stale(f"{where}: the manifest names another base model")
+
+    def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
+        self.belongs(opened, statement)
         if statement.payload_kind != opened.codec.kind:
             raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {opened.codec.kind!r}")
         least, most = opened.codec.body_bytes(opened.schema)
@@ -235,6 +241,7 @@ class Admission:
                 update = await offload(upload.file.size, self._judge, upload)
             except RejectedUpdate:
                 self.discard(upload)
+                opened.rejected.add(upload.client)
                 opened.tally.lose(upload.client)
                 opened.wake()
                 raise

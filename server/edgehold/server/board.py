@@ -10,6 +10,7 @@ from edgehold.core.errors import Stale
 from edgehold.core.vectors import Schema
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.server.blobs import FileBlob
+from edgehold.server.mail import Mail
 from edgehold.server.rounds import Tally
 from edgehold.server.spool import SealedFile
 
@@ -18,6 +19,7 @@ from edgehold.server.spool import SealedFile
 class OpenRound:
     """One attempt at one round while updates come in. updates: client -> its sealed file and the
     update read from it. changed: set whenever the tally may decide anew.
+    rejected: clients whose update was refused. mail: messages between peers, for methods that have them.
     """
 
     run: str
@@ -35,6 +37,8 @@ class OpenRound:
     assignments: dict[str, TaskAssignment]
     updates: dict[str, tuple[SealedFile, Any]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    rejected: set[str] = field(default_factory=set)
+    mail: Mail | None = None
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -52,6 +56,8 @@ class OpenRound:
         """Let go of the files of the admitted updates."""
         for file, _ in self.updates.values():
             file.close()
+        if self.mail is not None:
+            self.mail.close()
 
     def wake(self) -> None:
         """Let the run look at its tally."""

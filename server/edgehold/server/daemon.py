@@ -21,7 +21,7 @@ from edgehold.core import keys
 from edgehold.core.errors import ConfigError, JournalError
 from edgehold.core.identity import Role
 from edgehold.proto.channel import options
-from edgehold.proto.v1 import admin_pb2, control_pb2, transfer_pb2
+from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
 from edgehold.server import listen
 from edgehold.server.admin import AdminService
@@ -36,6 +36,7 @@ from edgehold.server.enrolment import Issuer, own_tls, start_enrolment, start_re
 from edgehold.server.evaluation import Evaluation
 from edgehold.server.gate import Doorman, RefusalLog, background
 from edgehold.server.journal import Journal
+from edgehold.server.mailbox import MailboxService
 from edgehold.server.metrics import Metrics
 from edgehold.server.operator import SOCKET, socket_address
 from edgehold.server.roster import Roster
@@ -53,6 +54,7 @@ RECONNECT_S = 1.0
 
 _CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 _TRANSFER = transfer_pb2.DESCRIPTOR.services_by_name["TransferService"]
+_MAILBOX = mailbox_pb2.DESCRIPTOR.services_by_name["MailboxService"]
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 
@@ -172,6 +174,7 @@ class Daemon:
             [
                 service(_CONTROL, control, clients),
                 service(_TRANSFER, transfer, clients),
+                service(_MAILBOX, MailboxService(floor.roster, floor.board, floor.admission), clients),
                 service(_ADMIN, admin, operators),
                 self._health_handler(),
             ],

@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgehold.core import crashpoints
-from edgehold.core.contract import Codec, Cohort, Container, Facts, ServerSide, Weighted
+from edgehold.core.contract import Codec, Cohort, Container, Facts, Needs, ServerSide, Weighted
 from edgehold.core.errors import FlError
 from edgehold.core.manifest import PROTOCOL_VERSION, TaskStatement, roster_digest
 from edgehold.core.plan import Plan
@@ -29,6 +29,7 @@ from edgehold.server.blobs import BlobStore, FileBlob
 from edgehold.server.board import Board, OpenRound
 from edgehold.server.evaluation import Evaluation
 from edgehold.server.journal import Journal
+from edgehold.server.mail import Mail
 from edgehold.server.metrics import Metrics
 from edgehold.server.records import RoundRow
 from edgehold.server.roster import Roster
@@ -82,6 +83,7 @@ class Driver:
     initial: FileBlob
     codec: Codec[Any, Any]
     side: ServerSide[Any, Any, Any]
+    needs: Needs
     tell: Callable[[RoundRow], None]
     _state: Any = None
     _base: FileBlob | None = None
@@ -199,7 +201,7 @@ class Driver:
         tally = Tally(frozenset(row.selection), self.plan.cohort.size, self.plan.quorum)
         opened = OpenRound(
             row.run, row.round, row.attempt, row.nonce, self.plan.digest, self.plan.run.task, self.base, self.schema,
-            self.codec, tally, key, folder, {},
+            self.codec, tally, key, folder, {}, mail=Mail(folder, key) if self.needs.peers else None,
         )  # fmt: skip
         inline = bytes(payload.body.read(0, payload.body.size)) if payload.body.size <= INLINE_LIMIT else b""
         for client in row.selection:
@@ -299,7 +301,8 @@ class Driver:
             "round_seconds": time.monotonic() - started,
             "clients_selected": float(len(row.selection)),
             "clients_admitted": float(len(survivors)),
-            "clients_declined": float(len(opened.tally.lost)),
+            "clients_declined": float(len(opened.tally.lost - opened.rejected)),
+            "clients_rejected": float(len(opened.rejected)),
             "bytes_up": float(opened.bytes_up),
             "bytes_down": float(opened.bytes_down),
         }

@@ -198,7 +198,8 @@ class Runs:
         name = str(plan.method["name"])
         driver = Driver(
             self._floor, run, plan, schema, initial, registry.codec(name, settings),
-            registry.server_side(name, settings, schema, plan.run.seed), lambda row: self._tell(run, row),
+            registry.server_side(name, settings, schema, plan.run.seed), registry.method(name).needs(settings),
+            lambda row: self._tell(run, row),
         )  # fmt: skip
         self._drivers[run] = driver
         self._tasks[run] = asyncio.create_task(self._drive(run, driver), name=f"run {run}")
