@@ -4,12 +4,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgehold.core.command import Commands, as_json_option
 from edgehold.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgehold.server.ca import CertificateAuthority
 
 HOME_VARIABLE = "EDGEHOLD_SERVER_HOME"
 
@@ -223,9 +226,13 @@ def clients(home: Path, as_json: bool) -> None:
 @click.argument("client")
 @click.option("--life-h", default=1.0, show_default=True, help="Hours the token is good for; 24 at most.")
 @click.option("--task", "tasks", multiple=True, help="Task the client may be given; repeat it. Default: any.")
+@click.option(
+    "--only", "part", type=click.Choice(["roster", "token"]),
+    help="Where server and enrolment key belong to different users: each runs its half.",
+)  # fmt: skip
 @_home
 @as_json_option
-def token(client: str, life_h: float, tasks: tuple[str, ...], home: Path, as_json: bool) -> None:
+def token(client: str, life_h: float, tasks: tuple[str, ...], part: Any, home: Path, as_json: bool) -> None:
     """Add a client to the roster and mint its one-time enrolment bundle.
 
     Hand the bundle over confidentially: it opens the federation to whoever redeems it first. Minting one for a client that
@@ -235,8 +242,8 @@ def token(client: str, life_h: float, tasks: tuple[str, ...], home: Path, as_jso
     """
     from edgehold.server.operator import mint
 
-    bundle = mint(home, client, life_h * 3600.0, tasks)
-    click.echo(json.dumps({"client": client, "bundle": bundle}) if as_json else bundle)
+    bundle = mint(home, client, life_h * 3600.0, tasks, part or "both")
+    click.echo(json.dumps({"client": client, "bundle": bundle}) if as_json else bundle or f"{client} is on the roster.")
 
 
 @main.command()
@@ -304,6 +311,129 @@ def _fetch(run: str, number: int, out: Path, home: Path) -> None:
 
     ask(home, go)
     temporary.rename(out)
+
+
+@main.group(invoke_without_command=True)
+@_home
+@as_json_option
+@click.pass_context
+def roots(ctx: click.Context, home: Path, as_json: bool) -> None:
+    """The trusted root certificates, and how to replace one without stopping a round.
+
+    Rotation: `roots add`; wait one certificate life (24 h), until every client has renewed; `roots use NEW`; wait once more;
+    `roots remove OLD`. Works while the server runs.
+
+    Example: fl-server roots add && fl-server roots
+    """
+    if ctx.invoked_subcommand is None:
+        _show_roots(home, as_json)
+
+
+def _show_roots(home: Path, as_json: bool) -> None:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from edgehold.core.keys import fingerprint
+    from edgehold.server import show
+
+    authority = _authority(home)
+    current = authority.current()
+    found = [
+        {
+            "fingerprint": fingerprint(root.public_bytes(Encoding.DER)).hex(), "signs": root == current,
+            "valid_until": root.not_valid_after_utc.strftime("%Y-%m-%d"),
+        }
+        for root in authority.roots()
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        rows = [[str(one["fingerprint"]), "yes" if one["signs"] else "no", str(one["valid_until"])] for one in found]
+        click.echo(show.table(["FINGERPRINT", "SIGNS", "VALID UNTIL"], rows))
+
+
+@roots.command("add")
+@_home
+@as_json_option
+def add_root(home: Path, as_json: bool) -> None:
+    """Make and trust a second root, which does not sign yet.
+
+    Example: fl-server roots add
+    """
+    _authority(home).add_root()
+    _show_roots(home, as_json)
+
+
+@roots.command("use")
+@click.argument("fingerprint")
+@_home
+@as_json_option
+def use_root(fingerprint: str, home: Path, as_json: bool) -> None:
+    """From now on sign with this trusted root.
+
+    Example: fl-server roots use 3f9a...
+    """
+    _authority(home).use_root(_hex(fingerprint))
+    _show_roots(home, as_json)
+
+
+@roots.command("remove")
+@click.argument("fingerprint")
+@_home
+@as_json_option
+def remove_root(fingerprint: str, home: Path, as_json: bool) -> None:
+    """Stop trusting a root: whatever it signed is refused from the next handshake on.
+
+    Example: fl-server roots remove 71c0...
+    """
+    _authority(home).remove_root(_hex(fingerprint))
+    _show_roots(home, as_json)
+
+
+def _authority(home: Path) -> "CertificateAuthority":
+    from edgehold.server.ca import CertificateAuthority
+    from edgehold.server.config import load
+
+    return CertificateAuthority(load(home).ca_folder(home))
+
+
+def _hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ConfigError(f"{text[:80]!r} is no fingerprint; `fl-server roots` lists them") from None
+
+
+@main.command()
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--equip", is_flag=True, help="Renew the server's own certificate under identity/ (30 days) and exit.")
+@_home
+@as_json_option
+def enrolment(log_format: Any, equip: bool, home: Path, as_json: bool) -> None:
+    """Host enrolment and renewal alone, for a server with `enrolment = "apart"`: only this process reads the enrolment key.
+
+    Run it as a user of its own, better on a host of its own, on a home with server.toml and the ca folder; give the server
+    server.toml, identity/ and, of the ca folder, only roots/. The server reads identity/ anew for every handshake.
+
+    Example: fl-server enrolment --home /var/lib/fl-enrolment
+    """
+    import asyncio
+
+    from edgehold.core import logs
+    from edgehold.server.apart import serve_enrolment
+    from edgehold.server.config import load
+
+    logs.setup("json" if as_json else log_format, "info")
+    if equip:
+        config = load(home).server
+        _authority(home).equip("server", config.name, home / "identity", hosts=config.host_names)
+        click.echo(json.dumps({"renewed": "identity"}) if as_json else f"{home / 'identity'} is renewed.")
+        return
+
+    def ready(addresses: dict[str, str]) -> None:
+        click.echo(json.dumps({"ready": addresses}))
+        sys.stdout.flush()
+
+    asyncio.run(serve_enrolment(home, load(home), ready))
 
 
 @main.command()

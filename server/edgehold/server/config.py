@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,10 +12,17 @@ from edgehold.core.plan import Name
 
 
 class ServerTable(Config, frozen=True, kw_only=True):
-    """[server]: addresses are host:port; port 0 takes a free one. advertise: what bundles tell devices to call."""
+    """[server]: addresses are host:port; port 0 takes a free one. advertise_host: what bundles tell devices to call.
+
+    enrolment: "here" hosts the enrolment listeners in this process; "apart" leaves them, and the enrolment key, to
+    `fl-server enrolment`, which may run as another user on another host. ca: folder of the certificate authority (of its
+    `roots` alone where enrolment is apart), relative to the home.
+    """
 
     federation: Name
     name: Name = "server"
+    enrolment: Literal["here", "apart"] = "here"
+    ca: str = "ca"
     listen: str = "127.0.0.1:8470"
     enrol_listen: str = "127.0.0.1:8471"
     renew_listen: str = "127.0.0.1:8472"
@@ -56,6 +63,15 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     store: StoreTable = StoreTable()
     limits: LimitsTable = LimitsTable()
     tasks: dict[str, TaskEntry] = {}
+
+    def ca_folder(self, home: Path) -> Path:
+        """Folder of the certificate authority."""
+        return home / self.server.ca
+
+    def addresses(self) -> dict[str, str]:
+        """What devices call, by listener, as far as the configuration says (a port may be 0)."""
+        listeners = {"server": self.server.listen, "enrol": self.server.enrol_listen, "renew": self.server.renew_listen}
+        return {key: f"{self.server.advertise_host}:{address.rpartition(':')[2]}" for key, address in listeners.items()}
 
 
 def load(home: Path) -> ServerConfig:

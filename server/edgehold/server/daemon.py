@@ -9,6 +9,7 @@ import signal
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -28,7 +29,7 @@ from edgehold.server.admin import AdminService
 from edgehold.server.admission import Admission
 from edgehold.server.blobs import BlobStore
 from edgehold.server.board import Board
-from edgehold.server.ca import CertificateAuthority
+from edgehold.server.ca import CertificateAuthority, trusted_pem
 from edgehold.server.config import ServerConfig, keys_folder
 from edgehold.server.control import ControlService
 from edgehold.server.driver import Floor
@@ -51,6 +52,7 @@ log = logging.getLogger("edgehold.server")
 
 DRAIN_S = 5.0
 RECONNECT_S = 1.0
+HANDSHAKES_PER_S = 200.0
 
 _CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 _TRANSFER = transfer_pb2.DESCRIPTOR.services_by_name["TransferService"]
@@ -60,20 +62,27 @@ _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the server proves itself with. tls: of every listener, read anew for each handshake."""
+    """What the server proves itself with.
 
-    authority: CertificateAuthority
+    tls: of every listener, read anew for each handshake. authority: None where enrolment is a process of its own, so that
+    this one cannot read the enrolment key.
+    """
+
     signing_key: Ed25519PrivateKey
     tls: Callable[[], listen.Tls]
+    authority: CertificateAuthority | None
 
     @classmethod
     def load(cls, home: Path, config: ServerConfig) -> "Identity":
         """Keys of a home folder; `IdentityError` when they are missing or readable by others."""
-        authority = CertificateAuthority(home / "ca")
-        path = home / "identity"
+        path, ca = home / "identity", config.ca_folder(home)
         signing_key = keys.signing_key(keys.load_version(path, ["signing.key"], [])["signing.key"], f"{path}/signing.key")
+        if config.server.enrolment == "apart":
+            return cls(signing_key, listen.from_folder(path, partial(trusted_pem, ca)), None)
+        authority = CertificateAuthority(ca)
         fingerprint = keys.fingerprint(keys.public_bytes(signing_key))
-        return cls(authority, signing_key, own_tls(authority, config.server.name, fingerprint, config.server.host_names))
+        tls = own_tls(authority, config.server.name, fingerprint, config.server.host_names)
+        return cls(signing_key, tls, authority)
 
 
 class Daemon:
@@ -99,8 +108,6 @@ class Daemon:
         with contextlib.ExitStack() as stack:
             journal = Journal(self._home)
             stack.callback(journal.close)
-            tokens = Tokens(self._home / "ca")
-            stack.callback(tokens.close)
             stack.callback((self._home / SOCKET).unlink, missing_ok=True)
             identity = Identity.load(self._home, self._config)
             floor = self._floor(journal, identity)
@@ -109,7 +116,11 @@ class Daemon:
             runs = Runs(floor)
             self._clear_orphans(runs, floor)
             try:
-                await self._open(floor, runs, identity, tokens)
+                await self._open(floor, runs, identity)
+                if identity.authority is not None:
+                    tokens = Tokens(identity.authority.folder)
+                    stack.callback(tokens.close)
+                    await self._open_enrolment(floor, identity, identity.authority, tokens)
                 runs.restore()
                 for doorman in self._doormen:
                     doorman.draining = False
@@ -160,7 +171,7 @@ class Daemon:
 
     # ---- listening
 
-    async def _open(self, floor: Floor, runs: Runs, identity: Identity, tokens: Tokens) -> None:
+    async def _open(self, floor: Floor, runs: Runs, identity: Identity) -> None:
         config, metrics = self._config, floor.metrics
         refusals = RefusalLog(floor.journal, floor.roster, metrics, background(self._tasks), self._broken)
         clients, operators, local = (self._doorman(role, floor.roster, refusals) for role in ("client", "operator", None))
@@ -181,13 +192,16 @@ class Daemon:
             identity,
         )
         await self._open_socket(service(_ADMIN, admin, local))
+        self._open_metrics(metrics)
+
+    async def _open_enrolment(self, floor: Floor, identity: Identity, authority: CertificateAuthority, tokens: Tokens) -> None:
+        config, refusals = self._config, floor.metrics.refusals
         issuer = Issuer(
-            identity.authority, tokens, keys.public_bytes(identity.signing_key), config.limits.certificate_life_s,
-            refused=lambda method, name, error: metrics.refusals.labels(code=error.code).inc(), broken=self._broken,
+            authority, tokens, keys.public_bytes(identity.signing_key), config.limits.certificate_life_s,
+            refused=lambda method, name, error: refusals.labels(code=error.code).inc(), broken=self._broken,
         )  # fmt: skip
         self._took("enrol", *await start_enrolment(issuer, config.server.enrol_listen, identity.tls))
         self._took("renew", *await start_renewal(issuer, config.server.renew_listen, identity.tls, floor.roster.require))
-        self._open_metrics(metrics)
 
     def _doorman(self, role: Role | None, roster: Roster, refusals: RefusalLog) -> Doorman:
         doorman = Doorman(role, self._config.server.federation, roster, refusals, self._config.limits.calls_per_second)
@@ -254,7 +268,9 @@ class Daemon:
         for doorman in self._doormen:
             doorman.draining = True
         await self._health.enter_graceful_shutdown()
-        sessions.end_all(ConnectResponse(draining=Draining(reconnect_after_s=RECONNECT_S)))
+        # Pace steering: a fleet that all comes back at once would only be told to wait.
+        wait_s = RECONNECT_S + len(sessions.connected) / HANDSHAKES_PER_S
+        sessions.end_all(ConnectResponse(draining=Draining(reconnect_after_s=wait_s)))
 
     def _signalled(self) -> None:
         if self._stop.is_set():

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import grpc
 
@@ -59,18 +59,32 @@ async def submission(plan: Plan, text: str, plan_file: Path) -> AsyncIterator[by
         ) from None
 
 
-def mint(home: Path, client: str, life_s: float, tasks: tuple[str, ...]) -> str:
-    """Put a client on the roster, mint its token beside the enrolment key, and bundle what its device needs to know."""
+def mint(
+    home: Path, client: str, life_s: float, tasks: tuple[str, ...], part: Literal["both", "roster", "token"] = "both"
+) -> str:
+    """Put a client on the roster and mint its token beside the enrolment key; returns the bundle its device needs.
+
+    part: "roster" or "token" does one half alone ("" is returned for the roster), where server and enrolment key belong to
+    different users and each must do its own.
+    """
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from edgehold.core.keys import Bundle, encode_bundle, fingerprint
     from edgehold.server.ca import CertificateAuthority
+    from edgehold.server.config import load
     from edgehold.server.tokens import Tokens
 
-    addresses = ask(home, lambda stub: stub.unary("GetStatus", pb.GetStatusRequest(), pb.GetStatusResponse))
-    request = pb.AddClientRequest(client_id=client, allowed_plans=tasks)
-    ask(home, lambda stub: stub.unary("AddClient", request, pb.AddClientResponse))
-    authority, tokens = CertificateAuthority(home / "ca"), Tokens(home / "ca")
+    config = load(home)
+    addresses = config.addresses()
+    if part != "token":
+        status = ask(home, lambda stub: stub.unary("GetStatus", pb.GetStatusRequest(), pb.GetStatusResponse))
+        running = {"server": status.listen, "enrol": status.enrol, "renew": status.renew}
+        addresses |= {key: address for key, address in running.items() if address}
+        request = pb.AddClientRequest(client_id=client, allowed_plans=tasks)
+        ask(home, lambda stub: stub.unary("AddClient", request, pb.AddClientResponse))
+        if part == "roster":
+            return ""
+    authority, tokens = CertificateAuthority(config.ca_folder(home)), Tokens(config.ca_folder(home))
     try:
         token = tokens.mint(client, life_s)
     finally:
@@ -81,9 +95,9 @@ def mint(home: Path, client: str, life_s: float, tasks: tuple[str, ...]) -> str:
             federation=authority.federation,
             client_id=client,
             token=token,
-            enrol_address=addresses.enrol,
-            renew_address=addresses.renew,
-            server_address=addresses.listen,
+            enrol_address=addresses["enrol"],
+            renew_address=addresses["renew"],
+            server_address=addresses["server"],
             root_fingerprint=fingerprint(root).hex(),
             root=root,
         )

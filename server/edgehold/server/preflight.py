@@ -5,12 +5,14 @@ import socket
 import time
 from pathlib import Path
 
+from cryptography import x509
+
 from edgehold.core import keys
 from edgehold.core.command import Finding, examine
 from edgehold.core.errors import ConfigError, FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
-from edgehold.server.ca import CertificateAuthority
+from edgehold.server.ca import CertificateAuthority, trusted_pem
 from edgehold.server.config import ServerConfig, keys_folder, load
 from edgehold.server.operator import SOCKET
 from edgehold.server.spool import RoundKeys
@@ -25,8 +27,8 @@ def findings(home: Path, plan: Path | None) -> list[Finding]:
     found = [
         Finding("config", True, str(home / "server.toml")),
         examine("folder", lambda: _folder(home), f"chmod 700 {home}"),
-        examine("keys", lambda: _keys(home), "run as the user that owns the home, and keep key files at mode 600"),
-        examine("clock", lambda: _clock(home), "set the clock (`timedatectl`)"),
+        examine("keys", lambda: _keys(home, config), "run as the user that owns the home, and keep key files at mode 600"),
+        examine("clock", lambda: _clock(home, config), "set the clock (`timedatectl`)"),
         examine("disk", lambda: _disk(home, config), "free some space, or lower store.min_free_share"),
         examine("round keys", lambda: _round_keys(home, config), "set store.keys_folder to a folder on a tmpfs"),
     ]
@@ -52,17 +54,22 @@ def _folder(home: Path) -> str:
     return f"{home}: for its owner alone"
 
 
-def _keys(home: Path) -> str:
+def _keys(home: Path, config: ServerConfig) -> str:
     keys.load_version(home / "identity", ["signing.key"], [])
-    authority = CertificateAuthority(home / "ca")
-    return f"federation {authority.federation}, {len(authority.roots())} trusted root(s); key files private"
+    roots = x509.load_pem_x509_certificates(trusted_pem(config.ca_folder(home)))
+    if config.server.enrolment == "apart":
+        return f"federation {config.server.federation}, {len(roots)} trusted root(s); the enrolment key is elsewhere"
+    authority = CertificateAuthority(config.ca_folder(home))
+    if authority.federation != config.server.federation:
+        raise ConfigError(f"server.federation = {config.server.federation!r}, but the authority's is {authority.federation!r}")
+    return f"federation {authority.federation}, {len(roots)} trusted root(s); key files private"
 
 
-def _clock(home: Path) -> str:
-    root = CertificateAuthority(home / "ca").current()
+def _clock(home: Path, config: ServerConfig) -> str:
     now = time.time()
-    if not root.not_valid_before_utc.timestamp() <= now <= root.not_valid_after_utc.timestamp():
-        raise ConfigError(f"it is {time.strftime('%Y-%m-%d', time.gmtime(now))}: the root certificate is not valid then")
+    for root in x509.load_pem_x509_certificates(trusted_pem(config.ca_folder(home))):
+        if not root.not_valid_before_utc.timestamp() <= now <= root.not_valid_after_utc.timestamp():
+            raise ConfigError(f"it is {time.strftime('%Y-%m-%d', time.gmtime(now))}: a trusted root is not valid then")
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now))
 
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from edgehold.core import keys
 from edgehold.core.errors import ConfigError
 from edgehold.proto.strict import name as legal_name
+from edgehold.server.apart import SERVER_KEY
 from edgehold.server.ca import CertificateAuthority
 
 TEMPLATE = """\
@@ -17,6 +19,7 @@ renew_listen = "{host}:{renew}"      # fresh certificates, against the one a cli
 metrics_listen = "127.0.0.1:{metrics}"    # Prometheus, loopback only; "" for none
 advertise_host = "{host}"           # what enrolment bundles tell devices to call
 host_names = ["localhost", "{host}"]
+enrolment = "here"               # "apart": `fl-server enrolment` holds the enrolment key, this server never reads it
 
 [store]
 keep_models = 3                  # committed rounds per run whose model stays on disk
@@ -43,5 +46,8 @@ def initialise(home: Path, federation: str, host: str, port: int) -> None:
     ports = {key: port + i if port else 0 for i, key in enumerate(("port", "enrol", "renew", "metrics"))}
     authority = CertificateAuthority.create(home / "ca", federation)
     authority.equip("server", "server", home / "identity", hosts=(host,))
+    signing_key = keys.load_version(home / "identity", ["signing.key"], [])["signing.key"]
+    public = keys.public_bytes(keys.signing_key(signing_key, "signing.key"))
+    (home / "ca" / SERVER_KEY).write_text(public.hex(), encoding="ascii")
     authority.equip("operator", "operator", home / "operator")
     (home / "server.toml").write_text(TEMPLATE.format(federation=federation, host=host, **ports), encoding="utf-8")
