@@ -13,15 +13,23 @@ from edgehold.core.errors import ConfigError, FlError
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
+_JSON = "edgehold.as_json"
+
+
 class Commands(click.Group):
     """Commands whose `FlError` becomes one line on stderr (JSON with --json) and exit code 1."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember whether JSON was asked for, whichever command it was asked of."""
+        ctx.meta[_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except FlError as error:
-            _fail(ctx.info_name or "", error, "--json" in sys.argv[1:])
+            _fail(ctx.info_name or "", error, ctx.meta[_JSON])
 
 
 def _fail(program: str, error: FlError, as_json: bool) -> NoReturn:

@@ -116,5 +116,6 @@ def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "pla
         # Every round must be computable with the fewest updates that may close it.
         settings.check(plan.quorum)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error.message}", field=error.field) from None
+        named = error.field and error.field not in error.message
+        raise ConfigError(f"{source}: {error.field + ': ' if named else ''}{error.message}", field=error.field) from None
     return plan, settings

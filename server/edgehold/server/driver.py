@@ -130,8 +130,6 @@ class Driver:
             row = records.latest(self.floor.journal, self.run)
             if row is None or row.round < number or row.state == "abandoned":
                 attempt = row.attempt + 1 if row and row.round == number else 1
-                if attempt > self.plan.cohort.max_attempts:
-                    break
                 row = await self._plan_round(number, attempt, refused)
                 if row is None:
                     continue
@@ -190,11 +188,10 @@ class Driver:
 
     def _open(self, row: RoundRow) -> OpenRound | None:
         """Everything clients need, and whatever they have sent already; None when the past of the round is lost."""
-        name = f"{row.run}.{row.round}.{row.attempt}"
-        key = self.floor.keys.create(name) if row.state == "planned" else self.floor.keys.find(name)
+        key = self.floor.keys.create(row.name) if row.state == "planned" else self.floor.keys.find(row.name)
         if key is None:
             return None
-        folder = self.floor.spool / name
+        folder = self.floor.spool / row.name
         folder.mkdir(mode=0o700, exist_ok=True)
         order = self.side.open(self._state, Cohort(row.round, row.selection))
         payload = self.codec.encode_order(order)
@@ -206,7 +203,10 @@ class Driver:
         inline = bytes(payload.body.read(0, payload.body.size)) if payload.body.size <= INLINE_LIMIT else b""
         for client in row.selection:
             opened.assignments[client] = self._assignment(opened, client, row.selection, payload.header, inline)
-        return opened if self._readmit(opened, row) else None
+        if self._readmit(opened, row):
+            return opened
+        opened.close()
+        return None
 
     def _readmit(self, opened: OpenRound, row: RoundRow) -> bool:
         for client, (upload, digest) in records.receipts(self.floor.journal, row.key).items():
@@ -281,6 +281,9 @@ class Driver:
         while True:
             opened.changed.clear()
             now = time.monotonic()
+            for client in opened.tally.pending.difference(self.floor.sessions.connected):
+                # Asked before a restart and not seen since: absent from now on.
+                self._gone.setdefault(client, now)
             for client, since in self._gone.items():
                 if now - since >= cohort.join_deadline_s:
                     opened.tally.lose(client)
@@ -319,7 +322,7 @@ class Driver:
 
         await floor.journal.write(commit)
         crashpoints.reach("commit_journaled")
-        self._sweep(opened)
+        self._sweep(row)
         done = RoundRow(
             *row.key, "committed", row.nonce, row.selection, row.base, tuple(survivors), self.base.digest, packed, facts
         )
@@ -346,7 +349,7 @@ class Driver:
         if opened:
             self.floor.board.take_down(opened)
             self._dismiss(opened, (), "the attempt was abandoned")
-            self._sweep(opened)
+        self._sweep(row)
         self.floor.metrics.rounds_abandoned.inc()
         self.tell(RoundRow(*row.key, "abandoned", row.nonce, row.selection, row.base, None, None, None, {}))
 
@@ -354,10 +357,10 @@ class Driver:
         for client in opened.tally.selected - set(survivors):
             self.floor.sessions.send(client, ConnectResponse(cancelled=TaskCancelled(id=opened.id, reason=reason)))
 
-    def _sweep(self, opened: OpenRound) -> None:
+    def _sweep(self, row: RoundRow) -> None:
         """Destroy the key first: from then on the spooled updates are noise."""
-        self.floor.keys.destroy(opened.name)
-        shutil.rmtree(opened.folder, ignore_errors=True)
+        self.floor.keys.destroy(row.name)
+        shutil.rmtree(self.floor.spool / row.name, ignore_errors=True)
 
     def _prune(self, newest: int) -> None:
         """Let go of the model that just grew too old, unless a younger round still holds the same bytes."""

@@ -4,17 +4,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import grpc
 
 from edgehold.core.errors import ConfigError, TransferError
 from edgehold.core.plan import Plan
-from edgehold.core.vectors import blocks
 from edgehold.proto.channel import Stub, client_options
 from edgehold.proto.v1 import admin_pb2 as pb
 
 T = TypeVar("T")
+Part = Literal["both", "roster", "token"]
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
 SOCKET = "admin.sock"
@@ -43,25 +43,32 @@ def ask(home: Path, question: Callable[[Stub], Awaitable[T]]) -> T:
     return asyncio.run(go())
 
 
-async def submission(plan: Plan, text: str, plan_file: Path) -> AsyncIterator[bytes]:
-    """The messages of SubmitRun: the plan, then the model file it names (beside the plan unless absolute)."""
+def submission(plan: Plan, text: str, plan_file: Path) -> AsyncIterator[bytes]:
+    """The messages of SubmitRun: the plan, then the model file it names (beside the plan unless absolute).
+
+    `ConfigError` at once, before anything is sent, when that file cannot be read.
+    """
+    file = None
+    if plan.model.file is not None:
+        path = plan_file.parent / plan.model.file
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise ConfigError(
+                f"{plan_file}: model.file = {plan.model.file!r}: {path}: {error.strerror}", field="model.file"
+            ) from None
+    return _messages(text, file)
+
+
+async def _messages(text: str, file: BinaryIO | None) -> AsyncIterator[bytes]:
     yield pb.SubmitRunRequest(plan_toml=text).SerializeToString()
-    if plan.model.file is None:
-        return
-    path = plan_file.parent / plan.model.file
-    try:
-        with path.open("rb") as file:
-            for start, stop in blocks(path.stat().st_size, 1 << 20):
-                yield pb.SubmitRunRequest(model_data=file.read(stop - start)).SerializeToString()
-    except OSError as error:
-        raise ConfigError(
-            f"{plan_file}: model.file = {plan.model.file!r}: {path}: {error.strerror}", field="model.file"
-        ) from None
+    if file is not None:
+        with file:
+            while data := file.read(1 << 20):
+                yield pb.SubmitRunRequest(model_data=data).SerializeToString()
 
 
-def mint(
-    home: Path, client: str, life_s: float, tasks: tuple[str, ...], part: Literal["both", "roster", "token"] = "both"
-) -> str:
+def mint(home: Path, client: str, life_s: float, tasks: tuple[str, ...], part: Part = "both") -> str:
     """Put a client on the roster and mint its token beside the enrolment key; returns the bundle its device needs.
 
     part: "roster" or "token" does one half alone ("" is returned for the roster), where server and enrolment key belong to

@@ -37,6 +37,11 @@ class RoundRow:
         """Primary key."""
         return self.run, self.round, self.attempt
 
+    @property
+    def name(self) -> str:
+        """Run, round and attempt as one name: of the round key and of the spool folder."""
+        return f"{self.run}.{self.round}.{self.attempt}"
+
     def info(self) -> RoundInfo:
         """For operators."""
         return RoundInfo(
