@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import click
+import psutil
 
 from edgehold.attacks.testbed import STOP_S, Federation, Process, eventually
 from edgehold.core.errors import FlError
@@ -119,7 +120,7 @@ class Peaks:
         """Read it off the processes that run now."""
         self.server = max(self.server, _peak_mb(bed.daemon))
         self.client = max([self.client, *(_peak_mb(client) for client in bed.clients.values())])
-        self.scorer = max([self.scorer, *_children_mb(bed.daemon)])
+        self.scorer = max([self.scorer, *(_pid_mb(helper.pid) for helper in _helpers(bed))])
 
 
 class Failed(Exception):
@@ -272,8 +273,10 @@ def federate(folder: Path, models: Path, rounds: int, seed: int, alpha: float, s
     """The three runs of one seed. folder: of all homes and logs; models: where the final models go."""
     options = {"devices": len(CLIENTS), "alpha": alpha, "seed": seed}
     bed = Federation(folder, tasks={TASK: (ENTRY, {"device_index": -1, **options})})
+    helpers: list[psutil.Process] = []
     try:
         bed.start_server()
+        helpers = _helpers(bed)
         show.say(f"fl-server is up; enrolling {len(CLIENTS)} clients with one-time tokens")
         for index, client in enumerate(CLIENTS):
             bed.add_client(client, {TASK: (ENTRY, {"device_index": index, **options})})
@@ -290,11 +293,11 @@ def federate(folder: Path, models: Path, rounds: int, seed: int, alpha: float, s
             outcomes.append(_play(bed, scenario, rounds, seed, models, show))
         peaks.look(bed)
         return outcomes
-    except (FlError, OSError, RuntimeError, TimeoutError) as error:
+    except (Failed, FlError, OSError, RuntimeError, TimeoutError) as error:
         gone = [process.log.name for process in (bed.daemon, *bed.clients.values()) if not process.alive]
         raise Failed(f"{error}" + (f" (ended too soon: {', '.join(gone)})" if gone else "")) from error
     finally:
-        _stop(bed)
+        _stop(bed, helpers)
 
 
 def _play(bed: Federation, scenario: Scenario, rounds: int, seed: int, models: Path, show: Screen) -> Outcome:
@@ -313,7 +316,7 @@ def _play(bed: Federation, scenario: Scenario, rounds: int, seed: int, models: P
 
     info = bed.run(scenario.plan(rounds, seed), on_event)
     if info.state != "finished" or len(scores) != rounds:
-        raise Failed(f"run {scenario.name} is {info.state} after {info.rounds_done} of {rounds} rounds. {info.error}".strip())
+        raise Failed(f"run {scenario.name}: {info.state} after {info.rounds_done} of {rounds} rounds. {info.error}".strip())
     path = models / f"{scenario.name}.safetensors"
 
     async def fetch(stub: Stub) -> bytes:
@@ -335,8 +338,8 @@ def _turn(bed: Federation, options: dict[str, Any]) -> None:
     bed.wait_connected(len(CLIENTS))
 
 
-def _stop(bed: Federation) -> None:
-    """End every process: all are asked at once, and none outlives its deadline."""
+def _stop(bed: Federation, helpers: Sequence[psutil.Process]) -> None:
+    """End every process: all are asked at once, and none outlives its deadline. helpers: children of the server."""
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not leave processes behind
     processes = [*bed.clients.values(), bed.daemon]
@@ -351,6 +354,9 @@ def _stop(bed: Federation) -> None:
             process.wait(max(0.1, end - time.monotonic()))
         if process.alive:
             process.child.kill()
+    for helper in psutil.wait_procs(helpers, 1.0)[1]:
+        with contextlib.suppress(psutil.Error):
+            helper.kill()
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -359,17 +365,13 @@ def _peak_mb(process: Process) -> float:
     return _pid_mb(process.child.pid) if process.alive and process.child else 0.0
 
 
-def _children_mb(process: Process) -> list[float]:
-    import psutil
-
-    if not process.alive or process.child is None:
-        return []
-    return [_pid_mb(child.pid) for child in psutil.Process(process.child.pid).children(recursive=True)]
+def _helpers(bed: Federation) -> list[psutil.Process]:
+    """Processes that the server started: the one that scores models."""
+    child = bed.daemon.child
+    return psutil.Process(child.pid).children(recursive=True) if child and bed.daemon.alive else []
 
 
 def _pid_mb(pid: int) -> float:
-    import psutil
-
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -449,7 +451,13 @@ def demonstrate(
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of split, model and training.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="So many seeds, from --seed on.")
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1), help="Rounds of each run.")
-@click.option("--alpha", default=3.0, show_default=True, help="Unevenness of the split; 0.5 is very uneven.")
+@click.option(
+    "--alpha",
+    default=3.0,
+    show_default=True,
+    type=click.FloatRange(0.0, min_open=True),
+    help="Of the split; 0.5 is very uneven.",
+)
 def main(json_file: Path | None, keep: Path | None, seed: int, seeds: int, rounds: int, alpha: float) -> None:
     """Train on handwritten digits with eight clients: honest, attacked, defended. Real processes on this machine."""
     signal.signal(signal.SIGTERM, _interrupt)
