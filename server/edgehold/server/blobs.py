@@ -3,8 +3,10 @@
 import hashlib
 import os
 import secrets
+import threading
 import weakref
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ class BlobStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._held: weakref.WeakSet[FileBlob] = weakref.WeakSet()
+        self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in folder.glob("*.tmp"):
             left.unlink()
@@ -42,10 +46,16 @@ class BlobStore:
 
     def open(self, digest: bytes) -> FileBlob:
         """The blob with this digest; `NotFound` when it is not (or no longer) here."""
+        with self._lock:
+            return self._hold(digest)
+
+    def _hold(self, digest: bytes) -> FileBlob:
         try:
-            return FileBlob(self._path(digest), digest)
+            blob = FileBlob(self._path(digest), digest)
         except FileNotFoundError:
             raise NotFound(f"no blob {digest.hex()[:16]} in this store") from None
+        self._held.add(blob)
+        return blob
 
     def sink(self, size: int, dtype: str = "<f4") -> "FileSink":
         """A sink for exactly `size` values of one type."""
@@ -68,15 +78,21 @@ class BlobStore:
         return len(gone)
 
     def drop(self, digests: Iterable[bytes]) -> None:
-        """Delete these blobs; whoever still has one open can go on reading it."""
-        for digest in digests:
-            self._path(digest).unlink(missing_ok=True)
+        """Delete these blobs, except those that somebody has open: two runs may have come to the same bytes, and one of
+        them may be about to commit what the other lets go. `keep_only` gets them at the next start.
+        """
+        with self._lock:
+            held = {blob.digest for blob in self._held}
+            for digest in digests:
+                if digest not in held:
+                    self._path(digest).unlink(missing_ok=True)
 
     def _publish(self, temporary: Path, digest: bytes) -> FileBlob:
-        path = self._path(digest)
-        os.rename(temporary, path)
+        with self._lock:
+            os.rename(temporary, self._path(digest))
+            blob = self._hold(digest)
         sync_folder(self._folder)
-        return FileBlob(path, digest)
+        return blob
 
 
 class FileSink:
@@ -88,6 +104,7 @@ class FileSink:
         self._dtype = np.dtype(dtype)
         self._temporary = store._folder / f"{secrets.token_hex(16)}.tmp"
         self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 - closed in finish or with the object
+        self._leave = weakref.finalize(self, _give_up, self._file, self._temporary)
         self._hash = hashlib.sha256()
 
     def write(self, values: Array) -> None:
@@ -105,7 +122,14 @@ class FileSink:
             raise WrongShape(f"{self._left} values are missing from a vector being written")
         os.fsync(self._file.fileno())
         self._file.close()
+        self._leave.detach()
         return Vector(self._store._publish(self._temporary, self._hash.digest()), self._dtype.str)
+
+
+def _give_up(file: FileIO, temporary: Path) -> None:
+    """A sink that is never finished (its round failed) leaves nothing behind."""
+    file.close()
+    temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

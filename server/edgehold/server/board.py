@@ -43,11 +43,6 @@ class OpenRound:
     bytes_down: int = 0
 
     @property
-    def name(self) -> str:
-        """Run, round and attempt as one name: of the round key and of the spool folder."""
-        return f"{self.run}.{self.round}.{self.attempt}"
-
-    @property
     def id(self) -> TaskId:
         """What clients call this round."""
         return TaskId(run=self.run, round=self.round, attempt=self.attempt, nonce=self.nonce)

@@ -363,13 +363,13 @@ class Driver:
         shutil.rmtree(self.floor.spool / row.name, ignore_errors=True)
 
     def _prune(self, newest: int) -> None:
-        """Let go of the model that just grew too old, unless a younger round still holds the same bytes."""
+        """Let go of the model that just grew too old, unless the same bytes are still wanted: by this run or by another."""
         old = newest - self.floor.keep_models
         if old < 1:
             return
         rows = records.committed(self.floor.journal, self.run, old)
-        kept = {self.initial.digest}.union(*(records.blob_digests(row.packed or "") for row in rows[1:]))
-        self.floor.store.drop(records.blob_digests(rows[0].packed or "") - kept)
+        aged = records.blob_digests(rows[0].packed or "") - records.pinned(self.floor.journal, self.floor.keep_models)
+        self.floor.store.drop(aged)
 
     async def _score(self, row: RoundRow) -> None:
         """Score in the background, at most one round behind."""

@@ -153,6 +153,18 @@ def blob_digests(text: str) -> set[bytes]:
     return {bytes.fromhex(digest) for digest in json.loads(text)["blobs"].values()}
 
 
+def pinned(journal: Journal, keep_models: int) -> set[bytes]:
+    """Digests of every blob some run still needs: its initial model, and the states of its newest committed rounds."""
+    keep: set[bytes] = set()
+    for run, initial in journal.read("SELECT id, initial FROM runs"):
+        keep.add(initial)
+        rows = journal.read(
+            "SELECT packed FROM rounds WHERE run=? AND state='committed' ORDER BY round DESC LIMIT ?", run, keep_models
+        )
+        keep = keep.union(*(blob_digests(packed) for (packed,) in rows))
+    return keep
+
+
 def run_info(journal: Journal, run: str, method: Mapping[str, Any], task: str, rounds: int) -> RunInfo:
     """A run for operators. method: the plan's [method] table."""
     ((digest, state, error, created, seconds),) = journal.read(

@@ -156,12 +156,7 @@ class Runs:
 
     def pin(self) -> set[bytes]:
         """Digests of every blob some run still needs."""
-        keep: set[bytes] = set()
-        for run, initial in self._floor.journal.read("SELECT id, initial FROM runs"):
-            keep.add(initial)
-            for row in records.committed(self._floor.journal, run)[-self._floor.keep_models :]:
-                keep |= records.blob_digests(row.packed or "")
-        return keep
+        return records.pinned(self._floor.journal, self._floor.keep_models)
 
     def live_rounds(self) -> set[str]:
         """Names of the rounds whose keys and spools are still needed."""
