@@ -6,7 +6,7 @@ The first admitted upload of a client for a task wins; a resend gets the same re
 import asyncio
 import errno
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,21 @@ INLINE_BYTES = 64 << 10
 
 async def offload(size: int, work: Callable[..., T], *arguments: Any) -> T:
     """Run work on `size` bytes without holding up the other clients."""
-    return work(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(work, *arguments)
+    return work(*arguments) if size < INLINE_BYTES else await to_its_end(asyncio.to_thread(work, *arguments))
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is done before this returns even if the caller is cancelled (its client hung up): a thread
+    cannot be called off, and nobody may touch its file before it is through.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody is left to hear it
+        raise
 
 
 def statement_of(manifest: Manifest) -> UploadStatement:
@@ -233,7 +247,13 @@ class Admission:
                     upload.file.discard()
 
     async def finish(self, upload: Upload) -> Receipt:
-        """Admit a whole upload: digest, law, receipt. A refused one counts its client absent from the round."""
+        """Admit a whole upload: digest, law, receipt. A refused one counts its client absent from the round.
+
+        Begun is done, even when the client hangs up meanwhile: a receipt that the round does not hear of would stall it.
+        """
+        return await to_its_end(self._finish(upload))
+
+    async def _finish(self, upload: Upload) -> Receipt:
         crashpoints.reach("upload_whole")
         opened = upload.opened
         async with self._alone(upload):
