@@ -125,6 +125,8 @@ class Admission:
         if receipt := self.receipt(member.id, manifest):
             return receipt
         opened = self._board.find(manifest.task)
+        if not member.may_run(opened.task):
+            raise IdentityError(f"client {member.id!r} may not take part in task {opened.task!r}")
         self._fits(opened, statement)
         key = statement.digest()
         upload = self._uploads.get(key)

@@ -65,7 +65,9 @@ class Doorman:
         caller = Caller(None, context.peer(), context)
         try:
             if self._role is not None:
+                # The name first, so that a refusal is recorded under it.
                 caller.identity = self._identify(context)
+                self._may_enter(caller.identity)
             if self.draining:
                 raise Draining("the server is starting or stopping; come back", retry_after_s=1.0)
             if caller.identity is not None:
@@ -86,6 +88,9 @@ class Doorman:
             if len(self._known) >= _CACHE:
                 self._known.clear()
             self._known[pem] = identity
+        return identity
+
+    def _may_enter(self, identity: Identity) -> None:
         if identity.federation != self._federation:
             raise IdentityError(f"{identity.uri} belongs to another federation than {self._federation!r}")
         if identity.role != self._role:
@@ -94,7 +99,6 @@ class Doorman:
             raise IdentityError(f"{identity.uri}: the certificate has expired; renew it")
         if self._role == "client":
             self._roster.require(identity)
-        return identity
 
     def _pace(self, name: str) -> None:
         bucket = self._buckets.get(name)
@@ -150,7 +154,7 @@ class RefusalLog:
             self._journal.append_audit(
                 db, "refused", subject, code=error.code, method=method, peer=caller.peer, message=text, omitted=omitted
             )
-            if isinstance(error, RejectedUpdate) and caller.identity is not None:
+            if isinstance(error, RejectedUpdate) and caller.identity is not None and caller.identity.role == "client":
                 db.execute("UPDATE clients SET rejected = rejected + 1 WHERE id=?", (subject,))
 
         self._spawn(self._write(change))
