@@ -1,0 +1,181 @@
+"""What every benchmark has in common: rows with targets, the machine, tables, JSON, and the tables in docs/benchmarks.md.
+
+A benchmark is a module of this folder, named in `BENCHMARKS`, with
+
+    NAME: str                                      what `./scripts/bench NAME` runs
+    SUMMARY: str                                   one line for `--list`
+    def rows(options: Options) -> Iterator[Row]    measures; yields each row as soon as it is known
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from edgehold.core.config import suggest
+from edgehold.core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+BENCHMARKS = ("rounds",)
+"""Names of the modules of this folder that are benchmarks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured number.
+
+    target: what it must not exceed, in the same unit; None for a number that is only told. holds: whether it does not.
+    limit: what the machine itself needs for the same bytes, measured in the same run, same unit; None where that means
+    nothing. load: the one-minute load average before the row was measured. note: what exactly was measured.
+    """
+
+    work: str
+    value: float
+    unit: str
+    target: float | None = None
+    limit: float | None = None
+    load: float = 0.0
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the target is met (no target: always)."""
+        return self.target is None or self.value <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ratio = round(self.value / self.limit, 2) if self.limit else None
+        return asdict(self) | {"holds": self.holds, "ratio": ratio}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """rounds: how many to play where a row does not need its own number; quick: tiny rows that say nothing about speed;
+    only: part of the names of the rows to measure; folder: where federations live while they run.
+    """
+
+    rounds: int = 6
+    quick: bool = False
+    only: str = ""
+    folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    say: Callable[[str], None] = lambda text: print(f"  {text}", file=sys.stderr, flush=True)
+
+    def wants(self, work: str) -> bool:
+        """Whether a row of this name is to be measured."""
+        return self.only.lower() in work.lower()
+
+
+class Benchmark(Protocol):
+    """A module of this folder."""
+
+    NAME: str
+    SUMMARY: str
+
+    def rows(self, options: Options) -> Iterator[Row]:
+        """Measure."""
+
+
+def find(name: str) -> Benchmark:
+    """The benchmark of that name; `ConfigError` with the nearest one."""
+    if name not in BENCHMARKS:
+        raise ConfigError(f"unknown benchmark {name!r}{suggest(name, list(BENCHMARKS))}; --list shows all", field="name")
+    return cast(Benchmark, import_module(f"benchmarks.{name}"))
+
+
+def load_average() -> float:
+    """Runnable processes over the last minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def machine() -> dict[str, str]:
+    """Where this was measured."""
+    cpu = "unknown"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": cpu,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.0f} GiB",
+        "kernel": platform.release().split("-")[0],
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("grpcio", "protobuf", "numpy", "cryptography")},
+    }
+
+
+def commit() -> str:
+    """The commit measured, with "+" when the tree differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        code = ("server", "client", "core", "proto", "defenses", "benchmarks/*.py")
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], check=False).returncode
+        return head + ("+" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def result(rows: Sequence[Row], where: dict[str, str], at: str) -> dict[str, Any]:
+    """What `--json` writes."""
+    return {"rows": [row.as_dict() for row in rows], "machine": where, "commit": at}
+
+
+def number(value: float) -> str:
+    """Three significant digits, never in exponents."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+HEAD = ("work", "value", "target", "holds", "machine limit", "load", "measured")
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of a result, as the columns of `HEAD`."""
+    unit = row["unit"]
+    limit = f"{number(row['limit'])} {unit} (x {number(row['ratio'])})" if row["limit"] else ""
+    holds = "" if row["target"] is None else "yes" if row["holds"] else "NO"
+    target = "" if row["target"] is None else f"{number(row['target'])} {unit}"
+    return (row["work"], f"{number(row['value'])} {unit}", target, holds, limit, f"{row['load']:g}", row["note"])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """For terminals: aligned columns."""
+    lines = [HEAD, *(cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A result as the text between its markers in docs/benchmarks.md."""
+    where = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+    lines = [f"Commit {found['commit']}; {where}.", "", f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
+    lines += [f"| {' | '.join(cells(row))} |" for row in found["rows"]]
+    return "\n".join(lines)
+
+
+def save(name: str, found: dict[str, Any]) -> None:
+    """Keep a result beside the benchmarks and put its table into docs/benchmarks.md."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    DOCS.write_text(replaced(DOCS.read_text(encoding="utf-8"), name, markdown(found)), encoding="utf-8")
+
+
+def replaced(text: str, name: str, inside: str) -> str:
+    """`text` with what stands between the markers of one benchmark replaced; `ConfigError` when they are missing."""
+    begin, end = f"<!-- bench {name} -->\n", f"\n<!-- /bench {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ConfigError(f"docs/benchmarks.md has no place for {name!r}: put {begin.strip()} and {end.strip()} there")
+    return before + begin + inside + end + after
