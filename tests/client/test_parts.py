@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgehold.client import daemon, identity
+from edgehold.client import daemon, enrol, identity
 from edgehold.client.app import main
 from edgehold.client.config import Home, call, load_config
 from edgehold.client.keep import Keep, TaskKey
@@ -26,7 +26,7 @@ from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.policy import PolicyFile, load_policy, template
 from edgehold.core.contract import Payload
 from edgehold.core.crashpoints import killer
-from edgehold.core.errors import ConfigError, PolicyRefused, Stale
+from edgehold.core.errors import ConfigError, IdentityError, PolicyRefused, Stale
 from edgehold.core.vectors import Bytes, Vector
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def test_the_daemon_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
-def test_sigterm_ends_the_daemon_and_a_home_holds_one(lab: "Lab", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemon_renews_ends_on_sigterm_and_has_its_home_alone(lab: "Lab", monkeypatch: pytest.MonkeyPatch) -> None:
     def noted(name: str, value: str) -> bool:
         with sqlite3.connect(lab.home.keep) as db:
             found = db.execute("SELECT 1 FROM status WHERE key = ? AND value = ?", (name, value)).fetchone() is not None
@@ -259,6 +259,8 @@ def test_sigterm_ends_the_daemon_and_a_home_holds_one(lab: "Lab", monkeypatch: p
         assert daemon.is_running(lab.home)
         with pytest.raises(ConfigError, match="another fl-client"):
             daemon.run([lab.home], [lab.config])
+        while len(lab.server.connects) < 2 and time.monotonic() < end:  # the new certificate opens a new stream
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGHUP)
         seen.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -277,6 +279,16 @@ def test_sigterm_ends_the_daemon_and_a_home_holds_one(lab: "Lab", monkeypatch: p
         identity, "load", lambda folder: lab.with_credentials(issued_s=time.time(), expires_s=time.time() + 3600)
     )
     monkeypatch.setattr(daemon, "open_channel", lab.open_channel)
+    # The certificate is due at once, the first renewal fails, the next one works.
+    due, answers = iter([0.0]), iter([IdentityError("not yet")])
+
+    async def renew(credentials: object, folder: Path) -> None:
+        for error in answers:
+            raise error
+
+    monkeypatch.setattr(enrol, "renew_at", lambda credentials, jitter: next(due, time.time() + 3600))
+    monkeypatch.setattr(enrol, "renew", renew)
+    monkeypatch.setattr(daemon, "RENEWAL_RETRY_S", (0.1, 0.1))
     helper = threading.Thread(target=terminate)
     helper.start()
     try:
@@ -288,6 +300,7 @@ def test_sigterm_ends_the_daemon_and_a_home_holds_one(lab: "Lab", monkeypatch: p
         server.join()
     assert not daemon.is_running(lab.home)
     assert noted("connected", "False")
+    assert len(lab.server.connects) == 2
 
 
 def test_a_home_without_policy_never_starts(lab: "Lab") -> None:

@@ -419,15 +419,29 @@ def test_other_refusals_at_the_door_are_waited_out(lab: "Lab") -> None:
     lab.run(scenario)
 
 
-def test_a_foreign_welcome_and_a_wait_keep_the_client_away(lab: "Lab") -> None:
+def test_the_client_stays_away_as_long_as_the_server_asks(lab: "Lab") -> None:
     async def scenario(lab: "Lab") -> None:
-        async with lab.client():
-            lab.server.send(ConnectResponse(wait=Wait(seconds=0.4)))
+        async with lab.client() as session:
             began = time.monotonic()
+            lab.server.send(ConnectResponse(wait=Wait(seconds=0.5)))
+            await eventually(lambda: session._not_before > 0)
             await lab.server.stop()
+            await eventually(lambda: not lab.server.connected)
             await lab.server.start()
             await eventually(lambda: lab.server.connected)
-            assert time.monotonic() - began > 0.4
+            assert time.monotonic() - began > 0.5
+
+    lab.run(scenario)
+
+
+def test_a_server_of_another_federation_gets_nothing(lab: "Lab") -> None:
+    async def scenario(lab: "Lab") -> None:
+        lab.server.welcome.federation = "elsewhere"
+        lab.server.owed = [lab.server.task(1000)]
+        async with lab.client():
+            await eventually(lambda: lab.server.connects and not lab.server.connected)
+            assert lab.states() == []
+            assert not lab.server.declines
 
     lab.run(scenario)
 

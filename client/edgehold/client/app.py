@@ -73,9 +73,9 @@ def enroll(bundle: str, allow_unmasked: bool, home: Path, as_json: bool) -> None
     from edgehold.client.policy import template
     from edgehold.core.keys import decode_bundle
 
-    places = Home(home)
+    places, decoded = Home(home), decode_bundle(_text(bundle))
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    asyncio.run(enrol.enrol(decode_bundle(_text(bundle)), places.identity))
+    asyncio.run(enrol.enrol(decoded, places.identity))
     for path, text in ((places.config, TEMPLATE), (places.policy, template(allow_unmasked))):
         if not path.exists():
             path.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from edgehold.client import enrol, identity
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Keep
-from edgehold.client.log import event, peer_text
+from edgehold.client.log import CLIENT, event, peer_text
 from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.session import Session
 from edgehold.client.worker import TrainingThread
@@ -143,6 +143,7 @@ async def _session(one: _Served, failures: list[FlError]) -> None:
 
 async def _renew_forever(one: _Served) -> None:
     """Fetch a new certificate at two thirds of the old one's life, and keep trying when that fails."""
+    CLIENT.set(one.session.credentials.client_id)
     due, wait = enrol.renew_at(one.session.credentials, random.random()), RENEWAL_RETRY_S[0]
     while True:
         # In short steps: a device may sleep, or have its clock set, for longer than a certificate lives.
@@ -152,8 +153,10 @@ async def _renew_forever(one: _Served) -> None:
             await enrol.renew(one.session.credentials, one.home.identity)
             credentials = await asyncio.to_thread(identity.load, one.home.identity)
             admit_roots(one.policy.current(), credentials)
-        except FlError as error:
-            event(log, logging.WARNING, "renewal_failed", code=error.code, reason=peer_text(error.message), wait_s=wait)
+        except Exception as error:
+            # Whatever it was: a renewal given up is a device lost, so it is tried until it works.
+            code = error.code if isinstance(error, FlError) else type(error).__name__
+            event(log, logging.WARNING, "renewal_failed", code=code, reason=peer_text(str(error)), wait_s=wait)
             due, wait = time.time() + random.uniform(0.5, 1.0) * wait, min(2 * wait, RENEWAL_RETRY_S[1])
             continue
         event(log, logging.INFO, "renewed", expires_s=credentials.expires_s)
