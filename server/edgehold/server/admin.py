@@ -120,7 +120,13 @@ class AdminService:
         row, schema = rows[-1], self._runs.schema(request.run)
         if row.model is None:
             raise ConfigError(f"run {request.run!r} round {row.round} has no model")
-        blob = self._floor.store.open(row.model)
+        try:
+            blob = self._floor.store.open(row.model)
+        except NotFound:
+            raise NotFound(
+                f"run {request.run!r} round {row.round}: its model is no longer kept; the newest {self._floor.keep_models} are "
+                "(store.keep_models)"
+            ) from None
         about = {
             "edgehold_run": row.run, "edgehold_round": str(row.round), "edgehold_model_sha256": row.model.hex(),
             "edgehold_plan_sha256": info.plan_digest.hex(), "edgehold_task": info.task,

@@ -87,6 +87,7 @@ class Driver:
     tell: Callable[[RoundRow], None]
     _state: Any = None
     _base: FileBlob | None = None
+    _opened: OpenRound | None = None
     _scoring: asyncio.Task[None] | None = None
     _gone: dict[str, float] = field(default_factory=dict)
     _arrivals: asyncio.Event = field(default_factory=asyncio.Event)
@@ -114,6 +115,12 @@ class Driver:
         assert self._base is not None
         return self._base
 
+    async def give_up(self, why: str) -> None:
+        """After `drive` was cancelled for good: end the attempt under way, so that clients drop it and a later one is fresh."""
+        row = records.latest(self.floor.journal, self.run)
+        if row is not None and row.state in ("planned", "open", "closing"):
+            await self._abandon(row, self._opened, why)
+
     def client_moved(self, client: str, connected: bool) -> None:
         """A client came or went."""
         if connected:
@@ -137,12 +144,13 @@ class Driver:
             if opened is None:
                 await self._abandon(row, None, "its round key or an admitted upload is gone (power loss)")
                 continue
+            self._opened = opened
             if await self._collect_and_close(row, opened):
                 return
             refused |= opened.tally.lost
         raise RunFailed(
             f"round {number} did not reach its quorum of {self.plan.quorum} in {self.plan.cohort.max_attempts} attempts; "
-            f"connected now: {len(self.floor.sessions.connected)}. Bring clients back, then `fl-server run --resume {self.run}`"
+            f"connected now: {len(self.floor.sessions.connected)}. Bring clients back, then `fl-server resume {self.run}`"
         )
 
     def _eligible(self) -> list[str]:

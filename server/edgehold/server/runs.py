@@ -93,11 +93,12 @@ class Runs:
     async def stop(self, run: str) -> None:
         """Stop a run where it is; it can be resumed."""
         self._state_of(run)
-        task = self._tasks.get(run)
-        if task is None:
+        task, driver = self._tasks.get(run), self._drivers.get(run)
+        if task is None or driver is None:
             raise ConfigError(f"run {run!r} is not running")
         task.cancel()
         await asyncio.wait([task])
+        await driver.give_up("the operator stopped the run")
         await self._set_state(run, "stopped")
 
     async def resume(self, run: str) -> None:

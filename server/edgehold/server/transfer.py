@@ -65,7 +65,9 @@ class TransferService:
     async def upload(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadResponse:
         """Chunks in order until the declared length is reached; then the receipt."""
         first = await self._next(requests)
-        if first is None or not first.HasField("manifest"):
+        if first is None:
+            raise PeerGone("the stream ended before its first message", retry_after_s=0.0)
+        if not first.HasField("manifest"):
             raise WrongShape("the first message of an upload must carry its manifest and signature")
         found = self._admission.begin(self._member(caller), first.manifest, first.signature)
         if isinstance(found, Receipt):
