@@ -7,9 +7,10 @@ and code, one more refusal in the count, one line with the caller's name in the 
 import asyncio
 import hashlib
 import math
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,22 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import StatusCode
-from tests.support import wire
+from tests.support import inprocess, wire
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, Device, call, honest_update, more, update, with_task
 
 from edgehold.attacks.testbed import Federation
+from edgehold.client import enrol
+from edgehold.core.errors import Busy, IdentityError
 from edgehold.core.keys import key_pem, new_tls_key
 from edgehold.core.manifest import SUPPORTED_VERSIONS
 from edgehold.proto.channel import Stub
+from edgehold.proto.v1 import admin_pb2
 from edgehold.proto.v1.control_pb2 import DeclineRequest
 from edgehold.proto.v1.transfer_pb2 import DownloadRequest, ResumeRequest, UploadRequest
 from edgehold.server.ca import CertificateAuthority
+from edgehold.server.runs import Runs
+from edgehold.server.tokens import REFUSED, Tokens
 
 VALUES = 1000
 CLIP = 1.0
@@ -615,21 +621,27 @@ async def _complete(scene: Scene) -> None:
     assert (info.state, info.rounds_done) == ("finished", 1), info
 
 
+@asynccontextmanager
+async def opened(bed: Federation, run: str) -> AsyncIterator[Scene]:
+    """A round in which everybody has a task and nobody has answered."""
+    async with AsyncExitStack() as stack:
+        stub = await stack.enter_async_context(wire.operator(bed.home))
+        devices = {c: await stack.enter_async_context(Device(wire.load(bed.folder / c))) for c in CLIENTS}
+        for device in devices.values():
+            await device.connect()
+        await wire.submit(stub, PLAN.format(run=run))
+        for device in devices.values():
+            await device.task(run)
+        yield Scene(bed, stub, run, devices, stack)
+
+
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
 def test_the_answer_is_exact_and_the_round_completes(bed: Federation, number: int) -> None:
     case = CASES[number]
 
     async def play() -> None:
-        async with AsyncExitStack() as stack:
-            stub = await stack.enter_async_context(wire.operator(bed.home))
-            devices = {c: await stack.enter_async_context(Device(wire.load(bed.folder / c))) for c in CLIENTS}
-            for device in devices.values():
-                await device.connect()
-            run = await wire.submit(stub, PLAN.format(run=f"case-{number}"))
-            for device in devices.values():
-                await device.task(run)
-            scene = Scene(bed, stub, run, devices, stack)
-            refused, line = await _refused(stub), _last_line(bed.home)
+        async with opened(bed, f"case-{number}") as scene:
+            stub, refused, line = scene.stub, await _refused(scene.stub), _last_line(bed.home)
 
             answer = await case.act(scene)
             assert (answer.status, answer.code) == (case.status, case.code), answer
@@ -646,6 +658,93 @@ def test_the_answer_is_exact_and_the_round_completes(bed: Federation, number: in
             extra = {key: found.get(key, 0) - expected.get(key, 0) for key in {*found, *expected}}
             assert all(0 <= count <= free.get(key, 0) for key, count in extra.items()), (expected, found)
             await _complete(scene)
+
+    asyncio.run(play())
+
+
+def test_too_many_calls_are_told_to_wait(bed: Federation) -> None:
+    async def play() -> None:
+        async with opened(bed, "flood") as scene:
+            before = (await _refused(scene.stub)).get("busy", 0)
+            request = DownloadRequest(digest=scene.mallory.assignment.base_digest).SerializeToString()
+            answers = [await call(scene.mallory.channel, "TransferService/Download", request) for _ in range(6 * int(RATE))]
+            busy = [answer for answer in answers if answer.status is not StatusCode.OK]
+            assert busy, "the flood got through"
+            assert {(answer.status, answer.code) for answer in busy} == {(StatusCode.RESOURCE_EXHAUSTED, "busy")}
+            assert all(answer.detail and answer.detail.retry_after_s > 0 for answer in busy)
+            assert (await _refused(scene.stub))["busy"] == before + len(busy)
+            assert await eventually(lambda: ("mallory", "busy") in _lines(bed.home, 0), what="an audit line")
+            await _complete(scene)
+
+    asyncio.run(play())
+
+
+def test_a_disk_that_is_nearly_full_takes_no_new_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        async with inprocess.server(tmp_path / "server", values=VALUES) as place, await place.device("mallory") as device:
+            await device.connect()
+            await wire.submit(place.stub, PLAN.format(run="full").replace("= 2\n", "= 1\n").replace("1.5", "1.0"))
+            await device.task("full")
+            usage = shutil.disk_usage(tmp_path)
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=usage.total // 100))
+                answer = await device.upload(honest_update(VALUES))
+            assert (answer.status, answer.code) == (StatusCode.RESOURCE_EXHAUSTED, "busy")
+            assert answer.detail
+            assert answer.detail.retry_after_s > 0
+            assert await place.refused() == {"busy": 1}
+            assert await eventually(lambda: _lines(place.home, 0)) == [("mallory", "busy")]
+            assert (await device.upload(honest_update(VALUES))).status is StatusCode.OK
+            assert (await wire.finished(place.stub, "full")).state == "finished"
+
+    asyncio.run(play())
+
+
+def test_a_server_that_stops_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        held, drained = asyncio.Event(), Runs.drain
+
+        async def drain(runs: Runs) -> None:
+            await held.wait()
+            await drained(runs)
+
+        monkeypatch.setattr(Runs, "drain", drain)
+        async with inprocess.server(tmp_path / "server") as place, await place.device("mallory") as device:
+            await device.connect()
+            await place.stub.unary("Shutdown", admin_pb2.ShutdownRequest(), admin_pb2.ShutdownResponse)
+            assert (await device.event()).HasField("draining")
+            with pytest.raises(EOFError):
+                await device.event()
+            answer = await _hello(device)
+            assert (answer.status, answer.code) == (StatusCode.UNAVAILABLE, "draining")
+            assert answer.detail
+            assert answer.detail.retry_after_s > 0
+            assert await eventually(lambda: _lines(place.home, 0)) == [("mallory", "draining")]
+            held.set()
+            assert await place.serving == 0
+
+    asyncio.run(play())
+
+
+def test_every_token_that_does_not_open_gets_one_text_and_too_many_get_a_wait(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with inprocess.server(tmp_path / "server") as place:
+            good = await wire.bundle(place.stub, place.home, "dev")
+            tokens = Tokens(place.home / "ca")
+            late = tokens.mint("dev", 0.001)
+            tokens.close()
+            foreign = (await wire.bundle(place.stub, place.home, "other")).token
+            await enrol.enrol(good, tmp_path / "dev")
+            bad = [good.token, late, foreign, "made-up", ""]
+            for token in bad:
+                with pytest.raises(IdentityError) as refused:
+                    await enrol.enrol(replace(good, token=token), tmp_path / "again")
+                assert refused.value.message == REFUSED
+            with pytest.raises(Busy) as busy:
+                await enrol.enrol(replace(good, token=foreign), tmp_path / "again")
+            assert busy.value.retry_after_s
+            assert await place.refused() == {"identity": len(bad), "busy": 1}
+            assert not (tmp_path / "again").exists()
 
     asyncio.run(play())
 
