@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from edgehold.core.errors import Busy, Draining, FlError, IdentityError, JournalError, RejectedUpdate
+from edgehold.core.errors import Busy, Draining, FlError, IdentityError, JournalError, RejectedUpdate, Stale
 from edgehold.core.identity import Identity, Role, identity_of
 from edgehold.server.journal import Journal
 from edgehold.server.metrics import Metrics
@@ -154,7 +154,9 @@ class RefusalLog:
             self._journal.append_audit(
                 db, "refused", subject, code=error.code, method=method, peer=caller.peer, message=text, omitted=omitted
             )
-            if isinstance(error, RejectedUpdate) and caller.identity is not None and caller.identity.role == "client":
+            # Coming late is no fault: with over-selection somebody always does.
+            faulty = isinstance(error, RejectedUpdate) and not isinstance(error, Stale)
+            if faulty and caller.identity is not None and caller.identity.role == "client":
                 db.execute("UPDATE clients SET rejected = rejected + 1 WHERE id=?", (subject,))
 
         self._spawn(self._write(change))
