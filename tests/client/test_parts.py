@@ -1,11 +1,9 @@
 """The parts of the client on their own: files, rules, logs, commands."""
 
-import asyncio
 import json
 import logging
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,14 +11,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgehold.client import daemon, enrol, identity
 from edgehold.client.app import main
 from edgehold.client.config import Home, call, load_config
-from edgehold.client.keep import Keep, TaskKey
+from edgehold.client.identity import Credentials
+from edgehold.client.keep import Keep, TaskKey, read_status
 from edgehold.client.log import CLIENT, event, peer_text, setup
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.policy import PolicyFile, load_policy, template
@@ -28,6 +29,7 @@ from edgehold.core.contract import Payload
 from edgehold.core.crashpoints import killer
 from edgehold.core.errors import ConfigError, IdentityError, PolicyRefused, Stale
 from edgehold.core.vectors import Bytes, Vector
+from edgehold.proto.channel import client_options
 
 if TYPE_CHECKING:
     from tests.client.conftest import Lab
@@ -244,41 +246,22 @@ def test_the_daemon_loads_no_torch() -> None:
 
 
 def test_the_daemon_renews_ends_on_sigterm_and_has_its_home_alone(lab: "Lab", monkeypatch: pytest.MonkeyPatch) -> None:
-    def noted(name: str, value: str) -> bool:
-        with sqlite3.connect(lab.home.keep) as db:
-            found = db.execute("SELECT 1 FROM status WHERE key = ? AND value = ?", (name, value)).fetchone() is not None
-        db.close()
-        return found
-
+    channels: list[Credentials] = []
     seen: list[float] = []
 
+    def open_channel(credentials: Credentials) -> grpc.aio.Channel:
+        channels.append(credentials)
+        return grpc.aio.insecure_channel("127.0.0.1:1", options=client_options())  # nobody listens there
+
     def terminate() -> None:
-        end = time.monotonic() + 20
-        while not (lab.home.keep.exists() and noted("connected", "True")) and time.monotonic() < end:
+        end = time.monotonic() + 30
+        while len(channels) < 2 and time.monotonic() < end:  # the new certificate opens a new channel
             time.sleep(0.01)
         assert daemon.is_running(lab.home)
-        with pytest.raises(ConfigError, match="another fl-client"):
-            daemon.run([lab.home], [lab.config])
-        while len(lab.server.connects) < 2 and time.monotonic() < end:  # the new certificate opens a new stream
-            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGHUP)
         seen.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # The daemon owns this thread's loop, as in life; the server has a thread of its own.
-    ready, over = threading.Event(), threading.Event()
-
-    async def serve(lab: "Lab") -> None:
-        ready.set()
-        await asyncio.to_thread(over.wait)
-
-    server = threading.Thread(target=lab.run, args=(serve,))
-    server.start()
-    assert ready.wait(10)
-    monkeypatch.setattr(
-        identity, "load", lambda folder: lab.with_credentials(issued_s=time.time(), expires_s=time.time() + 3600)
-    )
-    monkeypatch.setattr(daemon, "open_channel", lab.open_channel)
     # The certificate is due at once, the first renewal fails, the next one works.
     due, answers = iter([0.0]), iter([IdentityError("not yet")])
 
@@ -286,6 +269,13 @@ def test_the_daemon_renews_ends_on_sigterm_and_has_its_home_alone(lab: "Lab", mo
         for error in answers:
             raise error
 
+    key = Ed25519PrivateKey.generate()
+    credentials = Credentials(
+        client_id="device-1", federation="lab", server_address="", renew_address="", key_pem=b"", chain_pem=b"",
+        roots_pem=b"", signing_key=key, server_signing_key=key.public_key(), expires_s=0.0, issued_s=0.0,
+    )  # fmt: skip
+    monkeypatch.setattr(identity, "load", lambda folder: credentials)
+    monkeypatch.setattr(daemon, "open_channel", open_channel)
     monkeypatch.setattr(enrol, "renew_at", lambda credentials, jitter: next(due, time.time() + 3600))
     monkeypatch.setattr(enrol, "renew", renew)
     monkeypatch.setattr(daemon, "RENEWAL_RETRY_S", (0.1, 0.1))
@@ -296,11 +286,14 @@ def test_the_daemon_renews_ends_on_sigterm_and_has_its_home_alone(lab: "Lab", mo
         assert time.monotonic() - seen[0] < 5
     finally:
         helper.join()
-        over.set()
-        server.join()
     assert not daemon.is_running(lab.home)
-    assert noted("connected", "False")
-    assert len(lab.server.connects) == 2
+    assert read_status(lab.home.keep)["connected"] == "False"
+    assert len(channels) == 2
+
+
+def test_a_home_that_is_in_use_is_refused(lab: "Lab") -> None:
+    with daemon._locked(lab.home), pytest.raises(ConfigError, match="another fl-client"):
+        daemon.run([lab.home], [lab.config])
 
 
 def test_a_home_without_policy_never_starts(lab: "Lab") -> None:

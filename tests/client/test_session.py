@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edgehold.client.keep import read_status
 from edgehold.core.errors import Corrupted, Draining, Duplicate, IdentityError, PeerGone, Stale
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Wait
 
@@ -156,10 +157,10 @@ def test_local_state_moves_only_with_the_receipt_and_a_second_attempt_starts_whe
 def test_a_final_refusal_is_not_retried(lab: "Lab") -> None:
     async def scenario(lab: "Lab") -> None:
         lab.server.upload_errors = [Duplicate("another update was admitted")]
-        async with lab.client():
+        async with lab.client() as session:
             task = lab.server.task(1000)
             lab.server.assign(task)
-            await eventually(lambda: lab.states() == ["dropped"])
+            await eventually(lambda: lab.states() == ["dropped"] and not session._jobs._jobs)
             lab.server.assign(task)
             await eventually(lambda: lab.server.declines)
             assert lab.server.upload_offsets == [0]
@@ -320,6 +321,23 @@ def test_a_cancelled_task_sends_nothing_and_can_be_given_again(lab: "Lab") -> No
     lab.run(scenario)
 
 
+def test_a_task_taken_back_and_given_again_at_once_is_done(lab: "Lab") -> None:
+    async def scenario(lab: "Lab") -> None:
+        lab.toy.go.clear()
+        async with lab.client():
+            task = lab.server.task(1000)
+            lab.server.assign(task)
+            await eventually(lambda: lab.training.busy)
+            lab.server.cancel(task.id)
+            lab.server.assign(task)
+            await eventually(lambda: lab.states() == ["cancelled"])
+            lab.toy.go.set()
+            await eventually(lambda: lab.states() == ["acknowledged"])
+            assert len(lab.server.received) == 1
+
+    lab.run(scenario)
+
+
 def test_a_newer_round_takes_the_place_of_one_still_training(lab: "Lab") -> None:
     async def scenario(lab: "Lab") -> None:
         lab.toy.go.clear()
@@ -337,13 +355,14 @@ def test_a_newer_round_takes_the_place_of_one_still_training(lab: "Lab") -> None
 def test_a_repeated_assignment_is_done_once(lab: "Lab") -> None:
     async def scenario(lab: "Lab") -> None:
         lab.toy.go.clear()
-        async with lab.client():
+        async with lab.client() as session:
             task = lab.server.task(1000)
             for _ in range(3):
                 lab.server.assign(task)
             await eventually(lambda: lab.training.busy)
             lab.toy.go.set()
             await eventually(lambda: lab.states() == ["acknowledged"])
+            await eventually(lambda: not session._jobs._jobs)
             lab.server.assign(task)  # counted already: the receipt answers
             await eventually(lambda: lab.server.resumes == 1)
             assert lab.toy.trained == 1
@@ -439,7 +458,7 @@ def test_a_server_of_another_federation_gets_nothing(lab: "Lab") -> None:
         lab.server.welcome.federation = "elsewhere"
         lab.server.owed = [lab.server.task(1000)]
         async with lab.client():
-            await eventually(lambda: lab.server.connects and not lab.server.connected)
+            await eventually(lambda: "elsewhere" in read_status(lab.home.keep).get("error", ""))
             assert lab.states() == []
             assert not lab.server.declines
 

@@ -108,7 +108,8 @@ class Jobs:
     def assigned(self, assignment: TaskAssignment) -> None:
         """The server gives a task, perhaps once more."""
         key = key_of(assignment.id)
-        if key in self._jobs:
+        known = self._jobs.get(key)
+        if known is not None and not known.cancelled.is_set():
             return  # told again after a reconnect; it is being done
         if len(self._jobs) >= JOBS_AT_ONCE:
             self._refuse(assignment.id, Busy(f"{len(self._jobs)} tasks are under way already"))
@@ -171,7 +172,13 @@ class Jobs:
         older = [job for job in self._jobs.values() if job.key.run == key.run]
         job = self._jobs[key] = Job(key)
         job.running = asyncio.create_task(self._run(job, work, older))
-        job.running.add_done_callback(lambda _: self._jobs.pop(key, None))
+
+        def over(_: asyncio.Task[None]) -> None:
+            # Taken back and given again, the same key may name a newer job by now.
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
+
+        job.running.add_done_callback(over)
 
     async def _run(self, job: Job, work: Work, older: list[Job]) -> None:
         try:
