@@ -5,7 +5,9 @@ A blob of the store already is the flat run, so a model of any size is handed ou
 
 import json
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from edgehold.core.errors import ConfigError
@@ -13,6 +15,14 @@ from edgehold.core.vectors import Schema, Tensor, Vector, blocks
 from edgehold.server.blobs import BlobStore, FileBlob
 
 _HEADER_LIMIT = 16 << 20
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """One tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    data_offsets: tuple[int, int]
 
 
 def header(schema: Schema, metadata: dict[str, str]) -> bytes:
@@ -37,20 +47,19 @@ def read(path: Path, store: BlobStore) -> tuple[Schema, FileBlob]:
         if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
             raise ConfigError(f"{path.name}: not a safetensors file (header length {length}, file size {size})")
         try:
-            entries = json.loads(file.read(length))
-            entries.pop("__metadata__", None)
-            tensors = sorted(entries.items(), key=lambda item: item[1]["data_offsets"][0])
-            schema = Schema(tuple(Tensor(name, tuple(entry["shape"])) for name, entry in tensors))
-            kinds = {entry["dtype"] for _, entry in tensors}
-            offsets = [tuple(entry["data_offsets"]) for _, entry in tensors]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            parts = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
+            parts.pop("__metadata__", None)
+            entries = {name: msgspec.json.decode(part, type=_Entry) for name, part in parts.items()}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ConfigError(f"{path.name}: not a safetensors file (its header does not parse)") from None
-        if kinds - {"F32"}:
+        if kinds := {entry.dtype for entry in entries.values()} - {"F32"}:
             raise ConfigError(f"{path.name}: tensors of type {', '.join(sorted(kinds))}; save the weights as float32")
+        ordered = sorted(entries.items(), key=lambda item: item[1].data_offsets)
+        schema = Schema(tuple(Tensor(name, entry.shape) for name, entry in ordered))
         start = 0
-        for tensor, found in zip(schema.tensors, offsets, strict=True):
-            if found != (start, start + 4 * tensor.size):
-                raise ConfigError(f"{path.name}: tensor {tensor.name} lies at {found}, expected {start}")
+        for tensor, (_, entry) in zip(schema.tensors, ordered, strict=True):
+            if entry.data_offsets != (start, start + 4 * tensor.size):
+                raise ConfigError(f"{path.name}: tensor {tensor.name} lies at {entry.data_offsets}, expected {start}")
             start += 4 * tensor.size
         if 8 + length + start != size or not schema.size:
             raise ConfigError(f"{path.name}: {size} bytes; its header describes {8 + length + start}")
