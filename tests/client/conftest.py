@@ -343,14 +343,17 @@ class Lab:
         asyncio.run(main())
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[Session]:
-        """A session that is connected inside the block and gone after it; a block later is a restart of the process."""
+    async def client(self, *, stays: bool = True) -> AsyncIterator[Session]:
+        """A session that is connected inside the block and gone after it; a block later is a restart of the process.
+
+        stays: False where the client hangs up by itself.
+        """
         self.keep = Keep(self.home.keep)
         policy = PolicyFile(self.home.policy)
         session = Session(self.home, self.config, self.credentials(), policy, self.keep, self.training, self.open_channel)
         running = asyncio.create_task(session.run())
         try:
-            await eventually(lambda: running.done() or self.server.connected)
+            await eventually(lambda: running.done() or (self.server.connected if stays else self.server.connects))
             if running.done():
                 await running
             yield session

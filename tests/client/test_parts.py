@@ -22,12 +22,12 @@ from edgehold.client.app import main
 from edgehold.client.config import Home, call, load_config
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Keep, TaskKey, read_status
-from edgehold.client.log import CLIENT, event, peer_text, setup
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.policy import PolicyFile, load_policy, template
 from edgehold.core.contract import Payload
 from edgehold.core.crashpoints import killer
 from edgehold.core.errors import ConfigError, IdentityError, PolicyRefused, Stale
+from edgehold.core.logs import CLIENT, event, peer_text, setup
 from edgehold.core.vectors import Bytes, Vector
 from edgehold.proto.channel import client_options
 

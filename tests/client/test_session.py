@@ -457,7 +457,7 @@ def test_a_server_of_another_federation_gets_nothing(lab: "Lab") -> None:
     async def scenario(lab: "Lab") -> None:
         lab.server.welcome.federation = "elsewhere"
         lab.server.owed = [lab.server.task(1000)]
-        async with lab.client():
+        async with lab.client(stays=False):
             await eventually(lambda: "elsewhere" in read_status(lab.home.keep).get("error", ""))
             assert lab.states() == []
             assert not lab.server.declines

@@ -4,11 +4,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from edgehold.core.errors import ConfigError, FlError
+from edgehold.core.command import Commands, as_json_option
+from edgehold.core.errors import ConfigError
 
 HOME_VARIABLE = "EDGEHOLD_CLIENT_HOME"
 
@@ -20,31 +21,9 @@ _home = click.option(
     show_default=True,
     help=f"Folder of this client [env: {HOME_VARIABLE}].",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
-class _Group(click.Group):
-    """Commands whose `FlError` becomes one line on stderr and exit code 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FlError as error:
-            _fail(error, "--json" in sys.argv[1:])
-
-
-def _fail(error: FlError, as_json: bool) -> NoReturn:
-    if as_json:
-        said = {"error": error.code, "message": error.message}
-        if isinstance(error, ConfigError) and error.field:
-            said["field"] = error.field
-        click.echo(json.dumps(said), err=True)
-    else:
-        click.echo(f"fl-client: {error.message} [{error.code}]", err=True)
-    sys.exit(1)
-
-
-@click.group(cls=_Group, epilog="Start with: fl-client enroll --bundle @bundle.txt && fl-client check && fl-client run")
+@click.group(cls=Commands, epilog="Start with: fl-client enroll --bundle @bundle.txt && fl-client check && fl-client run")
 def main() -> None:
     """Train together without handing over data: the daemon of one device.
 
@@ -58,7 +37,7 @@ def main() -> None:
 )
 @click.option("--allow-unmasked", is_flag=True, help="Write a first policy under which single updates may leave in the clear.")
 @_home
-@_json
+@as_json_option
 def enroll(bundle: str, allow_unmasked: bool, home: Path, as_json: bool) -> None:
     """Make this device's keys and fetch its certificate with a one-time bundle.
 
@@ -117,16 +96,16 @@ def run(homes: tuple[Path, ...], log_format: str | None, as_json: bool) -> None:
     """
     # Before gRPC is loaded: its own chatter would break the one-object-a-line log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from edgehold.client import log
     from edgehold.client.config import Home, load_config
     from edgehold.client.policy import load_policy
+    from edgehold.core import logs
 
     folders = homes or (Path(os.environ.get(HOME_VARIABLE) or "fl-client"),)
     places = [Home(folder) for folder in folders]
     for place in places:
         load_policy(place.policy)  # fail closed, before anything else
     configs = [load_config(place.config) for place in places]
-    log.setup(
+    logs.setup(
         "json" if as_json or log_format == "json" else "text" if log_format else configs[0].log.format, configs[0].log.level
     )
     from edgehold.client import daemon
@@ -136,7 +115,7 @@ def run(homes: tuple[Path, ...], log_format: str | None, as_json: bool) -> None:
 
 @main.command()
 @_home
-@_json
+@as_json_option
 def status(home: Path, as_json: bool) -> None:
     """Is the daemon up, is it connected, and what has it done?
 
@@ -160,7 +139,7 @@ def status(home: Path, as_json: bool) -> None:
 
 @main.group(invoke_without_command=True)
 @_home
-@_json
+@as_json_option
 @click.pass_context
 def policy(ctx: click.Context, home: Path, as_json: bool) -> None:
     """Show what the device's owner allows, and where that is written.
@@ -175,7 +154,7 @@ def policy(ctx: click.Context, home: Path, as_json: bool) -> None:
 
 @policy.command("check")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@_json
+@as_json_option
 def check_policy(file: Path, as_json: bool) -> None:
     """Test a draft before putting it in force; exit code 1 when it is wrong.
 
@@ -200,7 +179,7 @@ def _show_policy(path: Path, as_json: bool) -> None:
 
 @main.command()
 @_home
-@_json
+@as_json_option
 def check(home: Path, as_json: bool) -> None:
     """Look for everything that would keep this device from taking part; exit code 1 when something would.
 
@@ -208,15 +187,7 @@ def check(home: Path, as_json: bool) -> None:
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from edgehold.client.config import Home
-    from edgehold.client.preflight import check as findings
+    from edgehold.client.preflight import findings
+    from edgehold.core.command import report
 
-    lines = findings(Home(home))
-    ok = all(line.ok for line in lines)
-    if as_json:
-        click.echo(json.dumps({"ok": ok, "checks": [line.as_dict() for line in lines]}))
-    else:
-        for line in lines:
-            click.echo(f"{'ok  ' if line.ok else 'FAIL'} {line.name}: {line.detail}")
-            if line.todo:
-                click.echo(f"     -> {line.todo}")
-    sys.exit(0 if ok else 1)
+    report(findings(Home(home)), as_json)

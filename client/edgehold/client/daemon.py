@@ -18,11 +18,11 @@ from edgehold.client import enrol, identity
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Keep
-from edgehold.client.log import CLIENT, event, peer_text
 from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.session import Session
 from edgehold.client.worker import TrainingThread
 from edgehold.core.errors import ConfigError, FlError
+from edgehold.core.logs import CLIENT, event, peer_text
 
 log = logging.getLogger("edgehold.client.daemon")
 

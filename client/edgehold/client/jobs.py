@@ -20,7 +20,6 @@ from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
-from edgehold.client.log import event, peer_text
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.transfer import SERVICE, Upload, download, statement_of
@@ -36,6 +35,7 @@ from edgehold.core.errors import (
     Stale,
     TransferError,
 )
+from edgehold.core.logs import event, peer_text
 from edgehold.proto.channel import Stub
 from edgehold.proto.strict import TEXT_LIMIT
 from edgehold.proto.v1 import control_pb2

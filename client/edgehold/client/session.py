@@ -14,11 +14,11 @@ from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.jobs import Jobs, Link
 from edgehold.client.keep import Keep
-from edgehold.client.log import CLIENT, event, peer_text
 from edgehold.client.policy import PolicyFile
 from edgehold.client.transfer import LONGEST_WAIT_S, Backoff, closing
 from edgehold.client.worker import TrainingThread
 from edgehold.core.errors import FlError, IdentityError, JournalError, Stale, WrongShape
+from edgehold.core.logs import CLIENT, event, peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, Welcome
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgehold.client.config import TransferTable
-from edgehold.client.log import event, peer_text
 from edgehold.client.outbox import Parcel
 from edgehold.core.crashpoints import reach
 from edgehold.core.errors import (
@@ -29,6 +28,7 @@ from edgehold.core.errors import (
     TransferError,
     WrongShape,
 )
+from edgehold.core.logs import event, peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
 from edgehold.proto.channel import Stub
 from edgehold.proto.strict import CHUNK_LIMIT

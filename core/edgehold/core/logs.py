@@ -7,9 +7,13 @@ import json
 import logging
 import sys
 import time
+from contextvars import ContextVar
 from typing import Literal
 
 LogFormat = Literal["text", "json"]
+
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""Which of the process's clients is at work; stands in every line it logs."""
 
 PEER_TEXT_LIMIT = 256
 """Bytes of somebody else's text that one log field may hold."""
@@ -23,7 +27,8 @@ def peer_text(value: str) -> str:
 def event(log: logging.Logger, level: int, name: str, **fields: object) -> None:
     """Log the event `name` with its fields. Values are numbers, names or short texts."""
     if log.isEnabledFor(level):
-        log.log(level, name, extra={"fields": fields})
+        client = {"client": CLIENT.get()} if CLIENT.get() else {}
+        log.log(level, name, extra={"fields": client | fields})
 
 
 class _Json(logging.Formatter):

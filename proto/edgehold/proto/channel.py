@@ -70,11 +70,15 @@ class Stub:
 
     async def stream(self, method: str, request: Message, reply: type[M], timeout_s: float | None = None) -> AsyncIterator[M]:
         """One request, many replies."""
+        call = self._call(method)(request.SerializeToString(), timeout=timeout_s)
         try:
-            async for data in self._call(method)(request.SerializeToString(), timeout=timeout_s):
+            async for data in call:
                 yield decode(reply, data, MESSAGE_LIMIT)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
+        finally:
+            # A stream left half-way must end now, not when somebody collects the garbage.
+            call.cancel()
 
     async def collect(self, method: str, requests: AsyncIterable[bytes], reply: type[M], timeout_s: float | None = None) -> M:
         """Many requests (already serialized), one reply."""
