@@ -148,7 +148,7 @@ class Method:
     settings: msgspec struct of the plan's [method] table (without `name`); its `check(cohort)` refuses the impossible.
     package: dotted name of the folder with client.py (`client_side()`), server.py (`server_side(settings, schema, seed)`)
         and codec.py (`codec(settings)`; None on a device, which knows no plan and decodes orders only).
-    needs: what it asks of the machinery, given its settings.
+    needs: what it asks of the machinery, given its settings; a device asks with None and is told the most that any need.
     """
 
     name: str

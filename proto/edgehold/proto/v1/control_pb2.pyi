@@ -236,7 +236,7 @@ Global___TaskCancelled: _TypeAlias = TaskCancelled  # noqa: Y015
 
 @_typing.final
 class Wait(_message.Message):
-    """Pace steering: do not come back before this many seconds (plus jitter of your own)."""
+    """Pace steering: once this stream ends, do not come back before this many seconds (plus jitter of your own)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
