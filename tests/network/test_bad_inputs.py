@@ -435,7 +435,6 @@ on_table("spelled_out_default", *WRONG, lambda scene: _raw(scene, scene.mallory.
 on_table("group_that_never_ends", *WRONG, lambda scene: _raw(scene, scene.mallory.hello() + b"\x7b" * 200))
 on_table("signing_key_of_31_bytes", *WRONG, lambda scene: _hello(scene.mallory, signing_key=bytes(31)))
 on_table("upload_without_manifest", *WRONG, lambda scene: _send(scene, UploadRequest(data=scene.payload)))
-on_table("upload_without_messages", *WRONG, lambda scene: _send(scene))
 
 
 async def _raw(scene: Scene, data: bytes) -> Answer:
@@ -582,6 +581,9 @@ async def upload_that_never_begins(scene: Scene) -> Answer:
         yield b""
 
     return await call(scene.mallory.channel, "TransferService/Upload", source=silent())
+
+
+on_table("upload_without_messages", StatusCode.DEADLINE_EXCEEDED, "peer_gone", lambda scene: _send(scene))
 
 
 @case(StatusCode.DEADLINE_EXCEEDED, "peer_gone")

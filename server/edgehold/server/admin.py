@@ -97,6 +97,8 @@ class AdminService:
         """Put a client on the roster; its token is minted beside the enrolment key."""
         allowed = tuple(name(task, "task") for task in request.allowed_plans)
         await self._floor.roster.add(name(request.client_id, "client id"), allowed)
+        # Whoever is connected under this name is so with a certificate that counts no more.
+        self._floor.sessions.end(request.client_id)
         return pb.AddClientResponse()
 
     async def set_client_state(self, request: pb.SetClientStateRequest, caller: Caller) -> pb.SetClientStateResponse:

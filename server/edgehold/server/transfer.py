@@ -21,6 +21,8 @@ from edgehold.server.rpc import Caller
 
 PROGRESS_BYTES = 64 << 10
 PROGRESS_WINDOW_S = 20.0
+ROSTER_CHECK_S = 1.0
+"""How soon a stream that is waiting notices that its client was shut out."""
 
 
 class TransferService:
@@ -64,7 +66,7 @@ class TransferService:
 
     async def upload(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadResponse:
         """Chunks in order until the declared length is reached; then the receipt."""
-        first = await self._next(requests)
+        first = await self._next(requests, caller)
         if first is None:
             raise PeerGone("the stream ended before its first message", retry_after_s=0.0)
         if not first.HasField("manifest"):
@@ -97,7 +99,7 @@ class TransferService:
                 if moved < PROGRESS_BYTES:
                     raise PeerGone(f"{moved} bytes in {self._window_s:g} s; at least {PROGRESS_BYTES} must move")
                 moved, window_ends = 0, loop.time() + self._window_s
-            following = await self._next(requests)
+            following = await self._next(requests, caller)
             if following is None:
                 raise PeerGone(
                     f"the stream ended after {upload.file.size} of {upload.statement.payload_length} bytes; resume there",
@@ -105,11 +107,19 @@ class TransferService:
                 )
             if following.HasField("manifest") or following.signature:
                 raise WrongShape("only the first message of an upload carries a manifest")
-            self._member(caller)
             message = following
 
-    async def _next(self, requests: AsyncIterator[UploadRequest]) -> UploadRequest | None:
+    async def _next(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadRequest | None:
+        """The next message, or None at the end; who is shut out meanwhile is not waited for."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._window_s
+        arriving = asyncio.ensure_future(anext(requests, None))
         try:
-            return await asyncio.wait_for(anext(requests, None), self._window_s)
-        except TimeoutError:
-            raise PeerGone(f"nothing arrived for {self._window_s:g} s") from None
+            while (left := ends - loop.time()) > 0:
+                await asyncio.wait({arriving}, timeout=min(left, ROSTER_CHECK_S))
+                self._member(caller)
+                if arriving.done():
+                    return arriving.result()
+            raise PeerGone(f"nothing arrived for {self._window_s:g} s")
+        finally:
+            arriving.cancel()
