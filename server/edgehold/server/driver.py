@@ -89,6 +89,7 @@ class Driver:
     _base: FileBlob | None = None
     _opened: OpenRound | None = None
     _scoring: asyncio.Task[None] | None = None
+    _sweeping: asyncio.Task[None] | None = None
     _gone: dict[str, float] = field(default_factory=dict)
     _arrivals: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -101,8 +102,9 @@ class Driver:
             self._take(self.side.start(Vector(self.initial)))
         for number in range(newest.round + 1 if newest else 1, self.plan.run.rounds + 1):
             await self._play(number)
-        if self._scoring:
-            await self._scoring
+        for late in (self._scoring, self._sweeping):
+            if late:
+                await late
 
     def _take(self, state: Any) -> None:
         blob = self.side.pack(state).blobs["model"]
@@ -330,7 +332,7 @@ class Driver:
 
         await floor.journal.write(commit)
         crashpoints.reach("commit_journaled")
-        self._sweep(row)
+        await self._sweep(row, opened)
         done = RoundRow(
             *row.key, "committed", row.nonce, row.selection, row.base, tuple(survivors), self.base.digest, packed, facts
         )
@@ -357,7 +359,7 @@ class Driver:
         if opened:
             self.floor.board.take_down(opened)
             self._dismiss(opened, (), "the attempt was abandoned")
-        self._sweep(row)
+        await self._sweep(row, opened)
         self.floor.metrics.rounds_abandoned.inc()
         self.tell(RoundRow(*row.key, "abandoned", row.nonce, row.selection, row.base, None, None, None, {}))
 
@@ -365,10 +367,15 @@ class Driver:
         for client in opened.tally.selected - set(survivors):
             self.floor.sessions.send(client, ConnectResponse(cancelled=TaskCancelled(id=opened.id, reason=reason)))
 
-    def _sweep(self, row: RoundRow) -> None:
-        """Destroy the key first: from then on the spooled updates are noise."""
+    async def _sweep(self, row: RoundRow, opened: OpenRound | None) -> None:
+        """Destroy the key first: from then on the spooled updates are noise. Deleting them takes the time of the next round."""
         self.floor.keys.destroy(row.name)
-        shutil.rmtree(self.floor.spool / row.name, ignore_errors=True)
+        if opened:
+            opened.close()
+        if self._sweeping:
+            await self._sweeping
+        folder = self.floor.spool / row.name
+        self._sweeping = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     def _prune(self, newest: int) -> None:
         """Let go of the model that just grew too old, unless the same bytes are still wanted: by this run or by another."""
