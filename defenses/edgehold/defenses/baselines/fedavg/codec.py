@@ -78,7 +78,7 @@ class FedAvgCodec:
         norm = finite_norm(delta)
         if norm > self._limit:
             raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._limit:.6g} is admitted")
-        return Update(delta, samples)
+        return Update(delta, samples, norm)
 
 
 def _floats(payload: Payload, schema: Schema) -> Vector:

@@ -47,7 +47,7 @@ class FedAvgServer:
         settings = self._settings
         self._rule.check(len(updates), settings.liars)
         deltas = [weighted.update.delta for weighted in updates]
-        norms = [finite_norm(delta) for delta in deltas]
+        norms = [finite_norm(one.update.delta) if one.update.norm is None else one.update.norm for one in updates]
         clip = settings.clip_norm
         scales = [1.0 if clip is None or norm <= clip else clip / norm for norm in norms]
         step = _Step(state, settings.server_momentum, settings.server_learning_rate, space)

@@ -57,10 +57,14 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a device answers. delta: local minus global model, (schema.size,) float32; samples: claimed record count."""
+    """What a device answers. delta: local minus global model, (schema.size,) float32; samples: claimed record count.
+
+    norm: Euclidean norm of delta where decoding has measured it already; the numbers need not be read once more for it.
+    """
 
     delta: Vector
     samples: int
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
