@@ -26,6 +26,7 @@ from edgehold.core.errors import (
     Duplicate,
     FlError,
     IdentityError,
+    Interrupted,
     RejectedUpdate,
     Stale,
     TooLarge,
@@ -135,7 +136,11 @@ class Admission:
             others = [one for one in self._uploads.values() if one.client == member.id and one.opened is not opened]
             if len(others) >= 2:
                 raise Busy("two uploads of this client are under way; finish one first", retry_after_s=5.0)
-            for one in [one for one in self._uploads.values() if one.client == member.id and one.opened is opened]:
+            older = [one for one in self._uploads.values() if one.client == member.id and one.opened is opened]
+            if any(one.lock.locked() for one in older):
+                # Never two at the finish: the one refused there would take the other's place in the round with it.
+                raise Busy("another update of this client is being worked on; come back for the outcome", retry_after_s=1.0)
+            for one in older:
                 self.discard(one)
             file = SealedFile(opened.folder / key.hex(), opened.key, key)
             upload = self._uploads[key] = Upload(opened, member.id, statement, manifest, file)
@@ -236,12 +241,24 @@ class Admission:
         upload.opened.bytes_up += len(data)
         crashpoints.reach("chunk_stored")
 
+    def ended(self, upload: Upload) -> FlError:
+        """What to tell a stream whose upload goes on, or ended, elsewhere: to ask again, unless its round is over.
+
+        Never `Stale` while the round is open: another stream may yet bring the same update to its receipt, and a client that
+        hears `Stale` throws it away.
+        """
+        try:
+            self._board.find(upload.manifest.task)
+        except Stale as error:
+            return error
+        return Interrupted("this upload was taken up by another stream or discarded; ask where it stands", retry_after_s=0.0)
+
     @asynccontextmanager
     async def _alone(self, upload: Upload) -> AsyncIterator[None]:
         """Nobody else works on the file; if the upload is given up meanwhile, its file goes when the work is done."""
         async with upload.lock:
             if upload.settled:
-                raise Stale("this upload is over: it was admitted, discarded, or its round has closed")
+                raise self.ended(upload)
             try:
                 yield
             finally:

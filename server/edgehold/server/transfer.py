@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from edgehold.core.errors import IdentityError, PeerGone, Stale, WrongShape
+from edgehold.core.errors import IdentityError, Interrupted, PeerGone, Stale, WrongShape
+from edgehold.proto.chunks import with_data
 from edgehold.proto.strict import CHUNK_LIMIT, exactly
 from edgehold.proto.v1.transfer_pb2 import (
     DownloadRequest,
@@ -41,8 +42,8 @@ class TransferService:
             raise IdentityError("transfers need a client certificate")
         return self._roster.require(caller.identity)
 
-    async def download(self, request: DownloadRequest, caller: Caller) -> AsyncIterator[DownloadResponse]:
-        """The base model of a task the caller was given, from an offset on."""
+    async def download(self, request: DownloadRequest, caller: Caller) -> AsyncIterator[bytes]:
+        """The base model of a task the caller was given, from an offset on: serialized `DownloadResponse`s."""
         digest = exactly(request.digest, 32, "digest")
         opened = self._board.serves(caller.name, digest)
         if opened is None:
@@ -55,7 +56,7 @@ class TransferService:
             stop = min(start + CHUNK_LIMIT, blob.size)
             data = await offload(stop - start, blob.read, start, stop)
             opened.bytes_down += len(data)
-            yield DownloadResponse(offset=start, data=data)
+            yield with_data(DownloadResponse(offset=start), data)
 
     async def resume(self, request: ResumeRequest, caller: Caller) -> ResumeResponse:
         """Where an interrupted upload stands."""
@@ -77,7 +78,7 @@ class TransferService:
         found.generation += 1
         try:
             return UploadResponse(receipt=await self._receive(found, first, requests, caller))
-        except Stale:
+        except (Stale, Interrupted):
             # A stream before this one may have brought every byte, and its receipt came while we waited: that is the answer.
             if receipt := self._admission.receipt(found.client, first.manifest):
                 return UploadResponse(receipt=receipt)
@@ -90,11 +91,12 @@ class TransferService:
         moved, window_ends = 0, loop.time() + self._window_s
         while True:
             if upload.settled or upload.generation != generation:
-                raise Stale("this upload was taken over by a newer stream, or its round is over")
-            await self._admission.chunk(upload, message.offset, message.data)
+                raise self._admission.ended(upload)
+            data = message.data  # once: every access copies it
+            await self._admission.chunk(upload, message.offset, data)
             if upload.whole:
                 return await self._admission.finish(upload)
-            moved += len(message.data)
+            moved += len(data)
             if loop.time() > window_ends:
                 if moved < PROGRESS_BYTES:
                     raise PeerGone(f"{moved} bytes in {self._window_s:g} s; at least {PROGRESS_BYTES} must move")
