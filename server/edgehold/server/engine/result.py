@@ -1,0 +1,26 @@
+"""What a run leaves."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgehold.core.contract import Facts
+from edgehold.core.vectors import Vector, blocks
+
+
+@dataclass(frozen=True)
+class Result:
+    """digest: of the model's bytes; rounds: facts per round; rejected: refusals by code."""
+
+    model: Vector
+    digest: bytes
+    rounds: list[Facts]
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+def model_digest(model: Vector) -> bytes:
+    """SHA-256 of the model's float32 little-endian bytes."""
+    digest = hashlib.sha256()
+    for start, stop in blocks(model.size):
+        digest.update(model.read(start, stop).astype("<f4", copy=False).data)
+    return digest.digest()
