@@ -31,6 +31,7 @@ from edgehold.core.errors import (
 from edgehold.core.logs import event, peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
 from edgehold.proto.channel import Stub
+from edgehold.proto.chunks import with_data
 from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1 import transfer_pb2
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
@@ -99,13 +100,14 @@ async def download(transfer: Callable[[], Stub], digest: bytes, length: int, tab
                 request = DownloadRequest(digest=digest, offset=have)
                 async with closing(transfer().stream("Download", request, DownloadResponse)) as chunks:
                     async for chunk in chunks:
-                        if chunk.offset != have or not chunk.data or have + len(chunk.data) > length:
+                        data = chunk.data  # once: every access copies it
+                        if chunk.offset != have or not data or have + len(data) > length:
                             raise WrongShape(
-                                f"{len(chunk.data)} bytes at {chunk.offset}; expected some at {have}, and {length} in all"
+                                f"{len(data)} bytes at {chunk.offset}; expected some at {have}, and {length} in all"
                             )
-                        body[have : have + len(chunk.data)] = chunk.data
-                        running.update(chunk.data)
-                        have += len(chunk.data)
+                        body[have : have + len(data)] = data
+                        running.update(data)
+                        have += len(data)
                         backoff.reset()
                         stall.reschedule(asyncio.get_running_loop().time() + table.stall_s)
             if have < length:
@@ -226,9 +228,8 @@ class Upload:
             head: dict[str, Any] = {"manifest": self._manifest, "signature": self._signature}
             while True:
                 data = file.read(CHUNK_LIMIT)
-                message = UploadRequest(**head, offset=offset, data=data)
+                yield with_data(UploadRequest(**head, offset=offset), data)
                 offset += len(data)
-                yield message.SerializeToString()
                 if offset >= length or not data:
                     break
                 if head:
