@@ -1,6 +1,7 @@
 """A whole server in the test's own event loop, for tests that must reach inside (a full disk, a failing sync)."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,12 +60,12 @@ async def server(home: Path, values: int = 1000, **limits: Any) -> AsyncIterator
         serving.result()
     try:
         async with wire.operator(home) as stub:
-            yield Place(home, daemon, serving, stub)
-            if not serving.done():
-                try:
-                    await stub.unary("Shutdown", admin_pb2.ShutdownRequest(), admin_pb2.ShutdownResponse)
-                except FlError:
-                    assert serving.done()
+            try:
+                yield Place(home, daemon, serving, stub)
+            finally:
+                if not serving.done():
+                    # It may just be ending by itself.
+                    with contextlib.suppress(FlError):
+                        await stub.unary("Shutdown", admin_pb2.ShutdownRequest(), admin_pb2.ShutdownResponse)
     finally:
-        if not serving.done():
-            await asyncio.wait([serving], timeout=wire.WAIT_S)
+        await asyncio.wait([serving], timeout=wire.WAIT_S)

@@ -84,6 +84,13 @@ def statement_of(manifest: Manifest) -> UploadStatement:
     )
 
 
+def _no_room(error: OSError) -> Exception:
+    """What a client is told when the disk does not take its bytes; the error itself when that is no matter of the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return Busy(f"the upload could not be stored ({error.strerror}); try later", retry_after_s=60.0)
+    return error
+
+
 @dataclass(slots=True)
 class Upload:
     """An upload under way. generation: a newer stream of the same upload takes it over from an older one.
@@ -142,7 +149,10 @@ class Admission:
                 raise Busy("another update of this client is being worked on; come back for the outcome", retry_after_s=1.0)
             for one in older:
                 self.discard(one)
-            file = SealedFile(opened.folder / key.hex(), opened.key, key)
+            try:
+                file = SealedFile(opened.folder / key.hex(), opened.key, key)
+            except OSError as error:
+                raise _no_room(error) from None
             upload = self._uploads[key] = Upload(opened, member.id, statement, manifest, file)
         return upload
 
@@ -235,9 +245,7 @@ class Admission:
                 raise
             except OSError as error:
                 self.discard(upload)
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                    raise Busy(f"the upload could not be stored ({error.strerror}); try later", retry_after_s=60.0) from None
-                raise
+                raise _no_room(error) from None
         upload.opened.bytes_up += len(data)
         crashpoints.reach("chunk_stored")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgehold.core.errors import NotFound, WrongShape
+from edgehold.core.errors import JournalError, NotFound, WrongShape
 from edgehold.core.vectors import Array, Vector
 
 
@@ -120,7 +120,7 @@ class FileSink:
         """Sync and publish; the vector's blob is the `FileBlob`."""
         if self._left:
             raise WrongShape(f"{self._left} values are missing from a vector being written")
-        os.fsync(self._file.fileno())
+        _sync(self._file.fileno(), self._temporary)
         self._file.close()
         self._leave.detach()
         return Vector(self._store._publish(self._temporary, self._hash.digest()), self._dtype.str)
@@ -136,6 +136,14 @@ def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        _sync(handle, folder)
     finally:
         os.close(handle)
+
+
+def _sync(handle: int, path: Path) -> None:
+    """`JournalError`, which stops the process, when the sync fails: what is on the disk then, nobody knows."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be synced: {error.strerror}") from error

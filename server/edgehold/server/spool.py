@@ -78,7 +78,11 @@ class SealedFile:
         salt = os.pread(self._handle, SALT, 0)
         if len(salt) < SALT:
             salt = secrets.token_bytes(SALT)
-            os.pwrite(self._handle, salt, 0)
+            try:
+                os.pwrite(self._handle, salt, 0)
+            except OSError:
+                self.discard()
+                raise
         self._key = HKDF(hashes.SHA256(), 32, salt, b"edgehold spool v1" + name).derive(round_key)
         self.size = max(0, os.fstat(self._handle).st_size - SALT)
         self._cipher: CipherContext | None = None
