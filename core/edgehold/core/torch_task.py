@@ -4,7 +4,7 @@ Parameters are views of one flat tensor and gradients of another, so that a step
 for small models the cost of a step is Python's, not arithmetic's. Only a device's own task code imports this module.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor as TorchTensor
 from torch import nn
 
+from edgehold.core import torch_together
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.task import LocalTraining
 from edgehold.core.vectors import Array, FloatArray, Schema, Tensor
 
 _TEST_BATCH = 4096
+_PROVED: dict[Hashable, bool] = {}
+"""Kinds of task that were tried in a stack, and whether that gave what training alone gives."""
 
 
 @dataclass
@@ -80,25 +83,72 @@ class TorchTask:
         """SGD with momentum, weight decay and the FedProx term, over all records once per epoch in shuffled batches."""
         if self._train is None:
             raise ConfigError("this task has no training data; it can only evaluate")
+        with self._seeded(int(rng.integers(1 << 62))):
+            return self._descend(start, how, _batches(len(self._train[0]), how, rng))
+
+    def companions(self, how: LocalTraining) -> Hashable | None:
+        """Tasks with equal keys may be trained together (`edgehold.core.torch_together`); None: not this one."""
+        if self._train is None or self.device != "cpu" or not torch_together.stackable(self._module):
+            return None
+        inputs, targets = self._train
+        looks = (inputs.shape[1:], inputs.dtype, targets.shape[1:], targets.dtype)
+        return torch_together.likeness(self._module), self.loss, looks
+
+    def train_together(
+        self, others: Sequence[Any], starts: Sequence[FloatArray], how: LocalTraining, rngs: Sequence[np.random.Generator]
+    ) -> list[FloatArray] | None:
+        """What `train` gives each of `others` (tasks with equal keys, this one first), within float32 rounding.
+
+        None when it does not pay or cannot be done; the generators have then been used all the same.
+        """
+        if len(others) < torch_together.FEWEST:
+            return None
+        rows = []
+        for task, rng in zip(others, rngs, strict=True):
+            rng.integers(1 << 62)  # what `train` seeds torch with; nothing here draws from that
+            rows.append(list(_batches(task.samples, how, rng)))
+        key = (self.companions(how), how)
+        try:
+            if key not in _PROVED:
+                _PROVED[key] = self._agrees(starts[0], how, rows[0][0])
+            if not _PROVED[key]:
+                return None
+            return torch_together.train(self._module, self.loss, self._frozen, [t._train for t in others], starts, how, rows)
+        except RuntimeError:  # a computation that torch cannot vectorise
+            _PROVED[key] = False
+            return None
+
+    def _agrees(self, start: FloatArray, how: LocalTraining, rows: Array) -> bool:
+        """Whether one step of this task alone is the same in a stack: on a batch, and on half of it, which is padded there."""
+        assert self._train is not None
+        parts = [[rows], [rows[: max(1, len(rows) // 2)]]]
+        alone = [self._descend(start, how, part) for part in parts]
+        stacked = torch_together.train(self._module, self.loss, self._frozen, [self._train] * 2, [start] * 2, how, parts)
+        return all(
+            np.abs(one - other).max() <= torch_together.TOLERANCE * np.abs(one - start).max()
+            for one, other in zip(alone, stacked, strict=True)
+        )
+
+    def _descend(self, start: FloatArray, how: LocalTraining, batches: Iterable[Array]) -> FloatArray:
+        assert self._train is not None
         inputs, targets = self._train
         flat, gradient, loss, module = self._flat, self._gradient, self.loss, self._module
         self._load(start)
         anchor = flat.clone() if how.proximal else None
         velocity = torch.zeros_like(flat) if how.momentum else None
         module.train()
-        with self._seeded(int(rng.integers(1 << 62))):
-            for batch in _batches(len(inputs), how, rng):
-                rows = torch.from_numpy(batch).to(self.device)
-                gradient.zero_()
-                loss(module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
-                if how.weight_decay:
-                    gradient.add_(flat, alpha=how.weight_decay)
-                if anchor is not None:
-                    gradient.add_(flat - anchor, alpha=how.proximal)
-                for place in self._frozen:
-                    gradient[place].zero_()
-                step = gradient if velocity is None else velocity.mul_(how.momentum).add_(gradient)
-                flat.add_(step, alpha=-how.learning_rate)
+        for batch in batches:
+            rows = torch.from_numpy(batch).to(self.device)
+            gradient.zero_()
+            loss(module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
+            if how.weight_decay:
+                gradient.add_(flat, alpha=how.weight_decay)
+            if anchor is not None:
+                gradient.add_(flat - anchor, alpha=how.proximal)
+            for place in self._frozen:
+                gradient[place].zero_()
+            step = gradient if velocity is None else velocity.mul_(how.momentum).add_(gradient)
+            flat.add_(step, alpha=-how.learning_rate)
         return flat.cpu().numpy().copy()
 
     def evaluate(self, weights: FloatArray) -> dict[str, float]:

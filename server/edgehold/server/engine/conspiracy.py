@@ -20,8 +20,8 @@ class View:
 
     order: the round's order, decoded; model: the global model before the round.
     honest: admitted updates of everybody else, by client id in ascending order; own: the members' honest updates.
-    outcome: the model the server would have after the round if the members sent these updates; changes nothing; `RejectedUpdate`
-    when one of them would be refused.
+    outcome: the model the server would have after the round if the members sent these updates; changes nothing.
+        `RejectedUpdate` when one of them would be refused.
     rng: randomness of the conspiracy in this round.
     """
 
