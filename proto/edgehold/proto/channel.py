@@ -26,6 +26,9 @@ def options() -> list[tuple[str, int]]:
         # Identity only: a compressed message could hide a bomb; the transport answers UNIMPLEMENTED.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.http2.max_frame_size", 1 << 20),
+        # What may be on its way per transfer: left to itself, gRPC grows this to 16 MiB on a fast link, for every client.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 2 << 20),
         ("grpc.enable_http_proxy", 0),
     ]
 
