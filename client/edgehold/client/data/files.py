@@ -38,7 +38,7 @@ class Content:
 
 
 def digest_of(data: bytes, kind: str = "sha256") -> str:
-    """"kind:hex" of the bytes."""
+    """ "kind:hex" of the bytes."""
     if kind == "git":
         return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     if kind == "md5":
@@ -67,8 +67,10 @@ def require(root: str | Path, known: Known, folders: Sequence[str] = ("",)) -> P
     found = locate(root, known, folders)
     if found is None:
         what = "is no folder" if not Path(root).expanduser().exists() else "holds none of these"
-        raise ConfigError(f"{root or '(no path)'}: {what}; expected {' or '.join(known.names)} (plain or .gz). "
-                          f"Get it: {known.origin}", field="path")
+        raise ConfigError(
+            f"{root or '(no path)'}: {what}; expected {' or '.join(known.names)} (plain or .gz). Get it: {known.origin}",
+            field="path",
+        )
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgehold.client.data.dataset import Array, Dataset, Scaling, Split
-from edgehold.client.data.files import Content, Known, Version, combined, read, require, sources
+from edgehold.client.data.files import Content, Known, Version, check, combined, read, require, sources
 from edgehold.core.errors import ConfigError
 
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -25,6 +25,11 @@ _MNIST = (
     "md5:a25bea736e30d166cdddb491f175f624",
     "md5:2646ac647ad5339dbf082846283269ea",
     "md5:27ae3e4e09519cfbb04c329615203637",
+)
+_DIGITS = Known(
+    ("digits of scikit-learn",),
+    (Version("1,797 digits", "sha256:87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"),),
+    "scikit-learn 1.5 or newer",
 )
 TEST_DIGITS = 360
 
@@ -48,9 +53,8 @@ def digits(path: str | Path = "", *, seed: int = 0, verify: bool = True) -> Spli
     pixels, labels = load_digits(return_X_y=True)
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
     raw = (pixels / 16.0).astype(np.float32)
-    found = Content(Path("digits"), pixels.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes(), "", "")
-    known = Known(("digits of scikit-learn",), (Version("1,797 digits", _DIGITS),), "scikit-learn 1.5 or newer")
-    content = _checked(found, known, verify)
+    data = pixels.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
+    content = check(Path("sklearn.datasets.load_digits"), data, _DIGITS, verify)
     whole = Dataset("digits", raw, labels.astype(np.int64), names, tuple("0123456789"), "scikit-learn", combined([content]))
     return Split.of(whole, TEST_DIGITS / len(raw), seed)
 
@@ -72,15 +76,6 @@ def labels_within(labels: Array, classes: int, where: str) -> Array:
         row = int(np.flatnonzero(labels >= classes)[0])
         raise ConfigError(f"{where}: label {labels[row]} in row {row + 1}; allowed: 0 to {classes - 1}")
     return labels.astype(np.int64)
-
-
-_DIGITS = "sha256:"
-
-
-def _checked(found: Content, known: Known, verify: bool) -> Content:
-    from edgehold.client.data.files import check
-
-    return check(found.path, found.data, known, verify)
 
 
 def _idx_set(
