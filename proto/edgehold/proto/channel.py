@@ -38,7 +38,8 @@ def client_options() -> list[tuple[str, int]]:
     return [
         *options(),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # Despite its name this is how long one attempt may take, TCP and TLS over a slow link included. It delays nothing.
+        ("grpc.min_reconnect_backoff_ms", 10_000),
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),
