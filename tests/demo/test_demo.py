@@ -1,5 +1,6 @@
 """The demo, short: real processes, the whole way, fewer rounds."""
 
+import contextlib
 import json
 import math
 import os
@@ -16,17 +17,14 @@ from edgehold.attacks.testbed import eventually
 COMMAND = [sys.executable, "-m", "edgehold.attacks.demo"]
 
 
-def members(text: str) -> list[int]:
-    """Process ids whose command line names `text`. Processes of other users and those that end meanwhile are none."""
+def working_in(folder: Path) -> list[int]:
+    """Processes whose working directory is below a folder. Those of other users and those that end meanwhile are none."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if text.encode() in line:
-                found.append(int(entry.name))
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink().is_relative_to(folder):
+                    found.append(int(entry.name))
     return found
 
 
@@ -61,28 +59,32 @@ def test_three_runs_in_real_processes(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     assert sum(values.size for values in load_file(output / "clean.safetensors").values()) == 4810
-    assert members(str(tmp_path)) == []
+    assert working_in(output) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks processes up in /proc")
 def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
     # A session of its own, so that the signal reaches the demo alone: it must end the others itself.
+    kept = tmp_path / "kept"
     child = subprocess.Popen(
-        [*COMMAND, "--keep", str(tmp_path / "kept")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*COMMAND, "--keep", str(kept)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
-        server = tmp_path / "kept" / "federation" / "seed-0"
-        eventually(lambda: len(members(str(server))) >= 3, 60.0, "a server and two clients")
+        eventually(
+            lambda: child.poll() is not None or len(working_in(kept)) >= 5,
+            60.0,
+            "the demo, its server with a helper, two clients",
+        )
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
+        out, said = child.communicate(timeout=60)
     finally:
         child.kill()
         child.wait()
-    assert child.returncode == 130
+    assert child.returncode == 130, out + said
     assert "interrupted; every process is stopped" in said
-    assert members(str(server)) == []
-    assert (server / "server.log").exists()
+    assert working_in(kept) == []
+    assert (kept / "federation" / "seed-0" / "server.log").exists()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ class Folders:
 
     def __post_init__(self) -> None:
         self.work = self.results / "federation"
-        self.results.mkdir(parents=True, exist_ok=True)
+        self.results.mkdir(exist_ok=True)
         # Left by an earlier demo: its keys and journals are of no use to this one.
         if (self.work / "demo").exists():
             shutil.rmtree(self.work)
@@ -463,19 +463,25 @@ def main(json_file: Path | None, keep: Path | None, seed: int, seeds: int, round
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     begun, peaks, results = time.monotonic(), Peaks(), keep or Path("demo-output")
+    json_file = json_file and json_file.absolute()
     try:
-        folders = Folders(results)
-        with screen() as show:
-            outcomes, central = demonstrate(folders, keep is not None, rounds, range(seed, seed + seeds), alpha, show, peaks)
-        picture = results / "accuracy.png"
-        plot(outcomes, central, picture)
-        if json_file is not None:
-            _write(json_file, outcomes, central, peaks)
+        results.mkdir(parents=True, exist_ok=True)
+        # Work inside the folder: socket paths have to be short, and so they are however deep it lies.
+        with contextlib.chdir(results):
+            folders = Folders(Path())
+            with screen() as show:
+                outcomes, central = demonstrate(
+                    folders, keep is not None, rounds, range(seed, seed + seeds), alpha, show, peaks
+                )
+            plot(outcomes, central, Path("accuracy.png"))
+            if json_file is not None:
+                _write(json_file, outcomes, central, peaks)
     except KeyboardInterrupt:
         click.echo(f"\ndemo: interrupted; every process is stopped, logs are in {results / 'federation'}", err=True)
         sys.exit(130)
     except (Failed, FlError, OSError) as error:
-        click.echo(f"demo: {error}; logs are in {results / 'federation'}", err=True)
+        said = " ".join(str(error).split())  # one line, whatever was quoted in it
+        click.echo(f"demo: {said}; logs are in {results / 'federation'}", err=True)
         sys.exit(1)
     click.echo("")
     click.echo(comparison(outcomes, central))
@@ -484,8 +490,8 @@ def main(json_file: Path | None, keep: Path | None, seed: int, seeds: int, round
         f"Peak memory: fl-server {peaks.server:.0f} MB (and its scoring process {peaks.scorer:.0f} MB), "
         f"largest fl-client {peaks.client:.0f} MB"
     )
-    click.echo(f"Models: {', '.join(str(one.model) for one in outcomes[-len(SCENARIOS) :])}")
-    click.echo(f"Picture: {picture}; logs: {outcomes[-1].model.parent / 'logs'}")
+    click.echo(f"Models: {', '.join(str(results / one.model) for one in outcomes[-len(SCENARIOS) :])}")
+    click.echo(f"Picture: {results / 'accuracy.png'}; logs: {results / outcomes[-1].model.parent / 'logs'}")
     click.echo(f"Done in {time.monotonic() - begun:.0f} s.")
 
 
