@@ -4,9 +4,6 @@ Knowledge K1: the colluders know each other's honest updates and nothing else. T
 behind the server's back. Source: Baruch et al. 2019, algorithm 3; z as there unless given.
 """
 
-import hashlib
-import os
-import time
 from math import floor
 from pathlib import Path
 from statistics import NormalDist
@@ -14,14 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from edgehold.attacks.byzantine.channel import Channel, round_key
 from edgehold.attacks.byzantine.wrap import Liar
 from edgehold.core.contract import Adversary, ClientSide
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import FloatArray, Vector, blocks
-
-_KEY = 32
-_POLL_S = 0.02
-
+from edgehold.core.vectors import FloatArray, blocks
 
 def supported_z(cohort: int, colluders: int) -> float:
     """z so that enough honest clients lie farther out than the colluders to make these look like the majority.
@@ -52,11 +46,11 @@ def make(
     if sign not in (-1, 1):
         raise ConfigError(f"sign = {sign}; allowed: -1, 1")
     shift = sign * (supported_z(cohort, colluders) if z is None else z)
-    channel = _Channel(Path(folder), colluders, wait_s)
+    channel = Channel(Path(folder), colluders, wait_s)
 
     def adversary(honest: ClientSide[Any, Any, Any], client: str) -> ClientSide[Any, Any, Any]:
         def lie(order: Any, delta: FloatArray, rng: np.random.Generator) -> FloatArray:
-            known = channel.share(client, _key(order.model), delta)
+            known = channel.share(client, round_key(order.model), delta)
             if len(known) < 2:
                 return delta
             out = np.empty_like(delta)
@@ -68,34 +62,3 @@ def make(
         return Liar(honest, lie)
 
     return adversary
-
-
-class _Channel:
-    """One file per colluder: a key that names the round's model, then its honest update."""
-
-    def __init__(self, folder: Path, colluders: int, wait_s: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._colluders, self._wait_s = folder, colluders, wait_s
-
-    def share(self, client: str, key: bytes, delta: FloatArray) -> list[FloatArray]:
-        """Own update and what the others have, by client id; this round's where they come in time."""
-        mine = self._folder / f"{client}.update"
-        draft = mine.with_suffix(".draft")
-        draft.write_bytes(key + delta.tobytes())
-        os.replace(draft, mine)  # nobody ever reads half a file
-        deadline = time.monotonic() + self._wait_s
-        while True:
-            found = [path.read_bytes() for path in sorted(self._folder.glob("*.update"))]
-            fresh = sum(data[:_KEY] == key for data in found)
-            if fresh >= self._colluders or time.monotonic() >= deadline:
-                break
-            time.sleep(_POLL_S)
-        updates = [np.frombuffer(data, dtype="<f4", offset=_KEY) for data in found]
-        return [update for update in updates if len(update) == len(delta)]
-
-
-def _key(model: Vector) -> bytes:
-    digest = hashlib.sha256()
-    for start, stop in blocks(model.size):
-        digest.update(np.ascontiguousarray(model.read(start, stop)).data)
-    return digest.digest()
