@@ -1,0 +1,105 @@
+"""The frame of the benchmarks works: rows, JSON, tables, docs. Nothing here says how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks import frame, limit
+
+from edgehold.core.errors import ConfigError
+
+ROW = frame.Row("a round", 0.25, "s", target=0.3, limit=0.1, load=1.5, note="three rounds")
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(frame.ROOT / "scripts" / "bench"), *arguments]
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize(("value", "target", "holds"), [(1.0, 1.0, True), (1.1, 1.0, False), (9.0, None, True)])
+def test_a_row_holds_up_to_its_target(value: float, target: float | None, holds: bool) -> None:
+    row = frame.Row("x", value, "s", target)
+    assert row.holds is holds
+    assert row.as_dict()["holds"] is holds
+
+
+def test_a_result_carries_rows_machine_and_commit() -> None:
+    found = frame.result([ROW], frame.machine(), frame.commit())
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == {"rows", "machine", "commit"}
+    row = found["rows"][0]
+    assert {key: row[key] for key in ("work", "value", "unit", "target", "holds")} == {
+        "work": "a round", "value": 0.25, "unit": "s", "target": 0.3, "holds": True,
+    }  # fmt: skip
+    assert row["ratio"] == 2.5
+    assert int(found["machine"]["cores"]) >= 1
+
+
+def test_tables_show_every_cell() -> None:
+    found = frame.result([ROW, frame.Row("b", 1234.5, "MiB")], {"cpu": "x"}, "abc")
+    lines = frame.table(found["rows"]).splitlines()
+    assert [len(lines), lines[0].split()[0]] == [3, "work"]
+    assert frame.cells(found["rows"][0]) == ("a round", "0.25 s", "0.3 s", "yes", "0.1 s (x 2.5)", "1.5", "three rounds")
+    assert frame.cells(found["rows"][1])[:4] == ("b", "1234 MiB", "", "")
+    assert "| a round | 0.25 s | 0.3 s | yes |" in frame.markdown(found)
+    missed = frame.result([frame.Row("c", 2.0, "s", 1.0)], {}, "")["rows"][0]
+    assert frame.cells(missed)[3] == "NO"
+
+
+def test_the_docs_keep_all_but_the_table() -> None:
+    text = "before\n<!-- bench rounds -->\nold\nolder\n<!-- /bench rounds -->\nafter\n"
+    new = frame.replaced(text, "rounds", "new")
+    assert new == "before\n<!-- bench rounds -->\nnew\n<!-- /bench rounds -->\nafter\n"
+    assert frame.replaced(new, "rounds", "old\nolder") == text
+    with pytest.raises(ConfigError, match="no place for 'other'"):
+        frame.replaced(text, "other", "new")
+
+
+@pytest.mark.parametrize("name", frame.BENCHMARKS)
+def test_the_docs_show_the_results_that_are_kept(name: str) -> None:
+    kept = json.loads((frame.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    text = frame.DOCS.read_text(encoding="utf-8")
+    assert frame.replaced(text, name, frame.markdown(kept)) == text, f"./scripts/bench {name} --from RESULT --write-docs"
+
+
+@pytest.mark.parametrize("name", frame.BENCHMARKS)
+def test_every_benchmark_has_a_name_and_a_summary(name: str) -> None:
+    found = frame.find(name)
+    assert name == found.NAME
+    assert 10 < len(found.SUMMARY) < 100
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="rounds"):
+        frame.find("round")
+
+
+def test_the_limit_moves_every_byte() -> None:
+    assert limit.seconds(2, 3_000_001, 2) > 0.0
+
+
+def test_list_and_unknown_names_on_the_command_line() -> None:
+    listed = bench("--list")
+    assert (listed.returncode, listed.stdout.split()[0]) == (0, "rounds")
+    wrong = bench("round")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "rounds" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_tiny_rounds_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "rounds.json"
+    done = bench("rounds", "--quick", "--only", "2 clients", "--json", str(file), "--folder", str(tmp_path))
+    assert "round, 2 clients x 4 KB" in done.stdout, done.stderr
+    assert "..." in done.stderr  # progress while it works
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert set(found) == {"rows", "machine", "commit"}
+    for row in found["rows"]:
+        assert {"work", "value", "unit", "target", "holds"} <= set(row)
+        assert row["value"] > 0
+    again = bench("rounds", "--from", str(file))
+    assert again.stdout == done.stdout
