@@ -114,6 +114,11 @@ class ServerSide(Protocol[State, OrderOut, UpdateIn]):
     def close(self, state: State, updates: Sequence[Weighted[UpdateIn]], space: Space) -> tuple[State, Facts]:
         """State after the round. Updates come in node order; new vectors are written through `space`."""
 
+    def weights(self, state: State, space: Space) -> Vector:
+        """The model as float32 weights in the order of the schema, for scores and model files; written through `space`
+        where the state holds it in another form (a mask, an order).
+        """
+
     def pack(self, state: State) -> Packed:
         """State at rest."""
 

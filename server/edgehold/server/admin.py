@@ -1,5 +1,6 @@
 """AdminService: for operators, over a local socket guarded by file permissions or with an operator's certificate."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from edgehold.core.vectors import blocks
 from edgehold.proto.strict import name
 from edgehold.proto.v1 import admin_pb2 as pb
 from edgehold.server import records, weights_file
-from edgehold.server.driver import Floor
+from edgehold.server.floor import Floor
 from edgehold.server.rpc import Caller
 from edgehold.server.runs import Runs
 
@@ -123,7 +124,7 @@ class AdminService:
         if row.model is None:
             raise ConfigError(f"run {request.run!r} round {row.round} has no model")
         try:
-            blob = self._floor.store.open(row.model)
+            blob = await asyncio.to_thread(self._runs.weights, row)
         except NotFound:
             raise NotFound(
                 f"run {request.run!r} round {row.round}: its model is no longer kept; the newest {self._floor.keep_models} are "

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgehold.core.errors import JournalError, NotFound, WrongShape
-from edgehold.core.vectors import Array, Vector
+from edgehold.core.vectors import Array, Blob, Vector, blocks
 
 
 class FileBlob:
@@ -28,6 +28,12 @@ class FileBlob:
     def read(self, start: int, stop: int) -> bytes:
         """Bytes start..stop."""
         return os.pread(self._handle, stop - start, start)
+
+
+def file_blob(blob: Blob) -> FileBlob:
+    """A blob that must be a stored one, because it was written through the given space."""
+    assert isinstance(blob, FileBlob), "written elsewhere than through the given space"
+    return blob
 
 
 class BlobStore:
@@ -65,9 +71,14 @@ class BlobStore:
         """Store a small array whole."""
         sink = self.sink(values.size, values.dtype.newbyteorder("<").str)
         sink.write(values.reshape(-1))
-        blob = sink.finish().blob
-        assert isinstance(blob, FileBlob)
-        return blob
+        return file_blob(sink.finish().blob)
+
+    def keep(self, blob: Blob) -> FileBlob:
+        """Store the bytes of a blob from elsewhere."""
+        sink = self.sink(blob.size, "|u1")
+        for start, stop in blocks(blob.size, 1 << 20):
+            sink.write(np.frombuffer(blob.read(start, stop), dtype=np.uint8))
+        return file_blob(sink.finish().blob)
 
     def keep_only(self, digests: Iterable[bytes]) -> int:
         """Delete every blob not among `digests` (orphans of a crash, models past their time); returns how many."""

@@ -32,9 +32,9 @@ from edgehold.server.board import Board
 from edgehold.server.ca import CertificateAuthority, trusted_pem
 from edgehold.server.config import ServerConfig, keys_folder
 from edgehold.server.control import ControlService
-from edgehold.server.driver import Floor
 from edgehold.server.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.evaluation import Evaluation
+from edgehold.server.floor import Floor
 from edgehold.server.gate import Doorman, RefusalLog, background
 from edgehold.server.journal import Journal
 from edgehold.server.mailbox import MailboxService

@@ -2,67 +2,32 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from edgehold.core import crashpoints
-from edgehold.core.contract import Codec, Cohort, Container, Facts, Needs, ServerSide, Weighted
+from edgehold.core.contract import Cohort, Facts, ServerSide, Weighted
 from edgehold.core.errors import FlError
-from edgehold.core.manifest import PROTOCOL_VERSION, TaskStatement, roster_digest
 from edgehold.core.plan import Plan
 from edgehold.core.streams import select, selection_stream
-from edgehold.core.vectors import Schema, Vector
+from edgehold.core.vectors import Vector
 from edgehold.core.weights import capped
-from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskAssignment, TaskCancelled
+from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskCancelled
 from edgehold.server import records
-from edgehold.server.admission import Admission
-from edgehold.server.blobs import BlobStore, FileBlob
-from edgehold.server.board import Board, OpenRound
-from edgehold.server.evaluation import Evaluation
-from edgehold.server.journal import Journal
-from edgehold.server.mail import Mail
-from edgehold.server.metrics import Metrics
+from edgehold.server.blobs import FileBlob, file_blob
+from edgehold.server.board import OpenRound
+from edgehold.server.floor import Floor
+from edgehold.server.gathering import Gathering
+from edgehold.server.opening import Opening
 from edgehold.server.records import RoundRow
-from edgehold.server.roster import Roster
-from edgehold.server.rounds import Tally, Verdict, wanted
-from edgehold.server.sessions import Sessions
-from edgehold.server.spool import RoundKeys, SealedFile
+from edgehold.server.rounds import Verdict, wanted
+from edgehold.server.scoring import Scoring
 
 log = logging.getLogger("edgehold.server.runs")
-
-INLINE_LIMIT = 128 << 10
-"""Base models up to this size travel inside the task itself."""
-
-SETTLE_S = 0.5
-"""With enough clients for the cohort at hand, wait this long for the rest before drawing."""
-
-
-@dataclass(slots=True)
-class Floor:
-    """What every run of a server shares."""
-
-    federation: str
-    signing_key: Ed25519PrivateKey
-    journal: Journal
-    roster: Roster
-    sessions: Sessions
-    board: Board
-    admission: Admission
-    keys: RoundKeys
-    store: BlobStore
-    spool: Path
-    evaluation: Evaluation
-    metrics: Metrics
-    keep_models: int
 
 
 class RunFailed(FlError):
@@ -72,64 +37,50 @@ class RunFailed(FlError):
     status = "FAILED_PRECONDITION"
 
 
-@dataclass
 class Driver:
     """Drives one run. tell: called with every round worth showing."""
 
-    floor: Floor
-    run: str
-    plan: Plan
-    schema: Schema
-    initial: FileBlob
-    codec: Codec[Any, Any]
-    side: ServerSide[Any, Any, Any]
-    needs: Needs
-    tell: Callable[[RoundRow], None]
-    _state: Any = None
-    _base: FileBlob | None = None
-    _opened: OpenRound | None = None
-    _scoring: asyncio.Task[None] | None = None
-    _sweeping: asyncio.Task[None] | None = None
-    _gone: dict[str, float] = field(default_factory=dict)
-    _arrivals: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(
+        self,
+        floor: Floor,
+        run: str,
+        plan: Plan,
+        initial: FileBlob,
+        side: ServerSide[Any, Any, Any],
+        opening: Opening,
+        tell: Callable[[RoundRow], None],
+    ) -> None:
+        self.floor = floor
+        self.run = run
+        self.plan = plan
+        self.side = side
+        self.gathering = Gathering(floor, plan)
+        self._opening = opening
+        self._tell = tell
+        self._state: Any = None
+        self._initial = initial
+        self._opened: OpenRound | None = None
+        self._scoring = Scoring(floor, plan, tell)
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def drive(self) -> None:
         """Play every round that is not committed yet."""
         newest = records.last_committed(self.floor.journal, self.run)
         if newest and newest.packed:
-            self._take(self.side.unpack(records.unpack(newest.packed, self.floor.store)))
+            self._state = self.side.unpack(records.unpack(newest.packed, self.floor.store))
         else:
-            self._take(self.side.start(Vector(self.initial)))
+            self._state = self.side.start(Vector(self._initial))
         for number in range(newest.round + 1 if newest else 1, self.plan.run.rounds + 1):
             await self._play(number)
-        for late in (self._scoring, self._sweeping):
-            if late:
-                await late
-
-    def _take(self, state: Any) -> None:
-        blob = self.side.pack(state).blobs["model"]
-        assert isinstance(blob, FileBlob), "the model was not written through the given space"
-        self._state, self._base = state, blob
-
-    @property
-    def base(self) -> FileBlob:
-        """The model the next round starts from."""
-        assert self._base is not None
-        return self._base
+        await self._scoring.finish()
+        if self._sweeping:
+            await self._sweeping
 
     async def give_up(self, why: str) -> None:
         """After `drive` was cancelled for good: end the attempt under way, so that clients drop it and a later one is fresh."""
         row = records.latest(self.floor.journal, self.run)
         if row is not None and row.state in ("planned", "open", "closing"):
             await self._abandon(row, self._opened, why)
-
-    def client_moved(self, client: str, connected: bool) -> None:
-        """A client came or went."""
-        if connected:
-            self._gone.pop(client, None)
-            self._arrivals.set()
-        else:
-            self._gone[client] = time.monotonic()
 
     # ---- one round
 
@@ -142,7 +93,7 @@ class Driver:
                 row = await self._plan_round(number, attempt, refused)
                 if row is None:
                     continue
-            opened = self._open(row)
+            opened = self._opening.open(row, *self._order(number, row.selection))
             if opened is None:
                 await self._abandon(row, None, "its round key or an admitted upload is gone (power loss)")
                 continue
@@ -155,36 +106,9 @@ class Driver:
             f"connected now: {len(self.floor.sessions.connected)}. Bring clients back, then `fl-server resume {self.run}`"
         )
 
-    def _eligible(self) -> list[str]:
-        return [one.id for one in self.floor.roster if one.state == "active" and one.may_run(self.plan.run.task)]
-
-    def _available(self, without: set[str]) -> list[str]:
-        connected = self.floor.sessions.connected
-        return [c for c in self._eligible() if c in connected and c not in without and not self.floor.board.owed_by(c)]
-
-    async def _gather(self, refused: set[str]) -> list[str]:
-        """Clients to draw from: enough for the over-selected cohort, or everybody there is, or who came in time."""
-        loop, cohort = asyncio.get_running_loop(), self.plan.cohort
-        many = wanted(cohort.size, cohort.over_select)
-        deadline = loop.time() + cohort.join_deadline_s
-        settled: float | None = None
-        while True:
-            available = self._available(refused)
-            now = loop.time()
-            everybody = len(available) >= len([c for c in self._eligible() if c not in refused])
-            if len(available) >= many or (everybody and len(available) >= self.plan.quorum) or now >= deadline:
-                return available
-            if len(available) >= cohort.size:
-                settled = settled or now + SETTLE_S
-                if now >= settled:
-                    return available
-            self._arrivals.clear()
-            until = min(deadline, settled or deadline)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrivals.wait(), min(until - now, 1.0))
-
     async def _plan_round(self, number: int, attempt: int, refused: set[str]) -> RoundRow | None:
-        available = await self._gather(refused)
+        """Draw the cohort and fix it in the journal; None when too few clients came."""
+        available = await self.gathering.wait(refused)
         if len(available) < self.plan.quorum:
             log.warning("run %s round %d: %d of %d clients came", self.run, number, len(available), self.plan.quorum)
             refused.clear()
@@ -192,68 +116,13 @@ class Driver:
         many = wanted(self.plan.cohort.size, self.plan.cohort.over_select)
         chosen = select(available, many, selection_stream(self.plan.run.seed, self.run, number, attempt))
         key, nonce = (self.run, number, attempt), secrets.token_bytes(32)
-        await self.floor.journal.write(lambda db: records.plan_round(db, key, nonce, chosen, self.base.digest))
+        _, base = self._order(number, chosen)
+        await self.floor.journal.write(lambda db: records.plan_round(db, key, nonce, chosen, base.digest))
         crashpoints.reach("planned")
-        return RoundRow(*key, "planned", nonce, chosen, self.base.digest, None, None, None, {})
+        return RoundRow(*key, "planned", nonce, chosen, base.digest, None, None, None, {})
 
-    def _open(self, row: RoundRow) -> OpenRound | None:
-        """Everything clients need, and whatever they have sent already; None when the past of the round is lost."""
-        key = self.floor.keys.create(row.name) if row.state == "planned" else self.floor.keys.find(row.name)
-        if key is None:
-            return None
-        folder = self.floor.spool / row.name
-        folder.mkdir(mode=0o700, exist_ok=True)
-        order = self.side.open(self._state, Cohort(row.round, row.selection))
-        payload = self.codec.encode_order(order)
-        tally = Tally(frozenset(row.selection), self.plan.cohort.size, self.plan.quorum)
-        opened = OpenRound(
-            row.run, row.round, row.attempt, row.nonce, self.plan.digest, self.plan.run.task, self.base, self.schema,
-            self.codec, tally, key, folder, {}, mail=Mail(folder, key) if self.needs.peers else None,
-        )  # fmt: skip
-        inline = bytes(payload.body.read(0, payload.body.size)) if payload.body.size <= INLINE_LIMIT else b""
-        for client in row.selection:
-            opened.assignments[client] = self._assignment(opened, client, row.selection, payload.header, inline)
-        if self._readmit(opened, row):
-            return opened
-        opened.close()
-        return None
-
-    def _readmit(self, opened: OpenRound, row: RoundRow) -> bool:
-        for client, (upload, digest) in records.receipts(self.floor.journal, row.key).items():
-            file = SealedFile(opened.folder / upload.hex(), opened.key, upload)
-            if file.digest() != digest:
-                file.close()
-                return False
-            opened.updates[client] = (file, self.codec.decode_update(Container.split(file), self.schema))
-            opened.tally.admit(client)
-        return True
-
-    def _assignment(
-        self, opened: OpenRound, client: str, cohort: Sequence[str], header: bytes, inline: bytes
-    ) -> TaskAssignment:
-        statement = TaskStatement(
-            PROTOCOL_VERSION, self.floor.federation, opened.plan_digest, opened.run, opened.round, opened.attempt,
-            opened.nonce, client, opened.base.digest, opened.base.size, hashlib.sha256(header).digest(),
-            roster_digest(cohort), self.schema.digest, opened.task, str(self.plan.method["name"]),
-            int(self.plan.privacy.masked),
-        )  # fmt: skip
-        return TaskAssignment(
-            id=opened.id,
-            protocol_version=statement.protocol_version,
-            federation=statement.federation,
-            plan_digest=statement.plan_digest,
-            task=statement.task,
-            method=statement.method,
-            header=header,
-            base_digest=statement.base_digest,
-            base_length=statement.base_length,
-            roster_digest=statement.roster_digest,
-            deadline_s=self.plan.cohort.round_deadline_s,
-            schema_digest=statement.schema_digest,
-            masked=self.plan.privacy.masked,
-            signature=self.floor.signing_key.sign(statement.signing_input()),
-            inline_body=inline,
-        )
+    def _order(self, number: int, chosen: tuple[str, ...]) -> tuple[bytes, FileBlob]:
+        return self._opening.encode(self.side.open(self._state, Cohort(number, chosen)))
 
     async def _collect_and_close(self, row: RoundRow, opened: OpenRound) -> bool:
         """Play an opened round to its commit; False when it had to be abandoned."""
@@ -286,19 +155,11 @@ class Driver:
             opened.close()
 
     async def _collect(self, opened: OpenRound) -> Verdict:
-        loop, cohort = asyncio.get_running_loop(), self.plan.cohort
-        deadline = loop.time() + cohort.round_deadline_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.plan.cohort.round_deadline_s
         while True:
             opened.changed.clear()
-            now = time.monotonic()
-            for client in opened.tally.pending.difference(self.floor.sessions.connected):
-                # Asked before a restart and not seen since: absent from now on.
-                self._gone.setdefault(client, now)
-            for client, since in self._gone.items():
-                if now - since >= cohort.join_deadline_s:
-                    opened.tally.lose(client)
-            for client in opened.tally.selected.difference(self._eligible()):
-                opened.tally.drop(client)
+            self.gathering.settle(opened.tally)
             verdict = opened.tally.decide(loop.time() >= deadline)
             if verdict is not Verdict.WAIT:
                 return verdict
@@ -319,28 +180,27 @@ class Driver:
             "bytes_up": float(opened.bytes_up),
             "bytes_down": float(opened.bytes_down),
         }
-        packed = records.pack(self.side.pack(state))
-        self._take(state)
+        packed = self.side.pack(state)
+        model, text = file_blob(packed.blobs["model"]), records.pack(packed)
         crashpoints.reach("stored")
 
         def commit(db: Any) -> None:
-            records.commit_round(db, row.key, self.base.digest, packed, facts)
+            records.commit_round(db, row.key, model.digest, text, facts)
             floor.journal.append_audit(
-                db, "round_committed", self.run, round=row.round, attempt=row.attempt, model=self.base.digest.hex(),
+                db, "round_committed", self.run, round=row.round, attempt=row.attempt, model=model.digest.hex(),
                 survivors=list(survivors),
             )  # fmt: skip
 
         await floor.journal.write(commit)
         crashpoints.reach("commit_journaled")
+        self._state = state
         await self._sweep(row, opened)
-        done = RoundRow(
-            *row.key, "committed", row.nonce, row.selection, row.base, tuple(survivors), self.base.digest, packed, facts
-        )
+        done = RoundRow(*row.key, "committed", row.nonce, row.selection, row.base, tuple(survivors), model.digest, text, facts)
         floor.metrics.round_committed(facts)
-        self.tell(done)
+        self._tell(done)
         crashpoints.reach("published")
-        await self._score(done)
-        self._prune(row.round)
+        await self._scoring.begin(done, lambda: file_blob(self.side.weights(state, floor.store).blob))
+        self._prune(row)
 
     def _fold(self, opened: OpenRound, survivors: Sequence[str]) -> tuple[Any, Facts]:
         updates = [opened.updates[client][1] for client in survivors]
@@ -361,7 +221,7 @@ class Driver:
             self._dismiss(opened, (), "the attempt was abandoned")
         await self._sweep(row, opened)
         self.floor.metrics.rounds_abandoned.inc()
-        self.tell(RoundRow(*row.key, "abandoned", row.nonce, row.selection, row.base, None, None, None, {}))
+        self._tell(RoundRow(*row.key, "abandoned", row.nonce, row.selection, row.base, None, None, None, {}))
 
     def _dismiss(self, opened: OpenRound, survivors: Sequence[str], reason: str) -> None:
         for client in opened.tally.selected - set(survivors):
@@ -377,31 +237,9 @@ class Driver:
         folder = self.floor.spool / row.name
         self._sweeping = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
-    def _prune(self, newest: int) -> None:
-        """Let go of the model that just grew too old, unless the same bytes are still wanted: by this run or by another."""
-        old = newest - self.floor.keep_models
-        if old < 1:
-            return
-        rows = records.committed(self.floor.journal, self.run, old)
-        aged = records.blob_digests(rows[0].packed or "") - records.pinned(self.floor.journal, self.floor.keep_models)
-        self.floor.store.drop(aged)
-
-    async def _score(self, row: RoundRow) -> None:
-        """Score in the background, at most one round behind."""
-        every = self.plan.evaluation.every
-        last = row.round == self.plan.run.rounds
-        if not every or not self.floor.evaluation.knows(self.plan.run.task) or (row.round % every and not last):
-            return
-        if self._scoring:
-            await self._scoring
-        self._scoring = asyncio.create_task(self._score_now(row, self.base))
-
-    async def _score_now(self, row: RoundRow, model: FileBlob) -> None:
-        try:
-            facts = await self.floor.evaluation.score(self.plan.run.task, model)
-        except FlError as error:
-            log.warning("run %s round %d could not be scored: %s", self.run, row.round, error.message)
-            return
-        await self.floor.journal.write(lambda db: records.add_facts(db, row.key, facts))
-        row.facts.update(facts)
-        self.tell(row)
+    def _prune(self, row: RoundRow) -> None:
+        """Let go of what just grew too old, unless the same bytes are still wanted: by this run or by another."""
+        aged, old = {row.base}, row.round - self.floor.keep_models
+        if old >= 1:
+            aged |= records.blob_digests(records.committed(self.floor.journal, self.run, old)[0].packed or "")
+        self.floor.store.drop(aged - records.pinned(self.floor.journal, self.floor.keep_models))

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -163,7 +163,7 @@ def csr_key(csr: bytes) -> ec.EllipticCurvePublicKey:
         if not isinstance(key, ec.EllipticCurvePublicKey) or not keys.is_p256(key):
             raise WrongShape("the certificate request holds a key that is not ECDSA P-256")
         signed = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm, InternalError):
         raise WrongShape(f"a certificate request of {len(csr)} bytes that is no PKCS#10 (DER)") from None
     if not signed:
         raise BadSignature("the certificate request is not signed by the key it holds")

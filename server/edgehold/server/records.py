@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from edgehold.core.contract import Facts, Packed
 from edgehold.proto.v1.admin_pb2 import RoundInfo, RunInfo
-from edgehold.server.blobs import BlobStore, FileBlob
+from edgehold.server.blobs import BlobStore, file_blob
 from edgehold.server.journal import Journal
 
 RUN_STATES = ("queued", "running", "stopped", "finished", "failed")
@@ -137,8 +137,7 @@ def pack(packed: Packed) -> str:
     """A method's state as JSON: scalars, and each blob by digest (they are in the store already)."""
     blobs = {}
     for name, blob in packed.blobs.items():
-        assert isinstance(blob, FileBlob), f"state blob {name!r} was not written through the given space"
-        blobs[name] = blob.digest.hex()
+        blobs[name] = file_blob(blob).digest.hex()
     return json.dumps({"scalars": dict(packed.scalars), "blobs": blobs}, sort_keys=True)
 
 

@@ -14,8 +14,10 @@ from edgehold.core.vectors import Schema
 from edgehold.defenses import registry
 from edgehold.proto.v1.admin_pb2 import RunInfo, WatchRunResponse
 from edgehold.server import records, weights_file
-from edgehold.server.blobs import FileBlob
-from edgehold.server.driver import Driver, Floor
+from edgehold.server.blobs import FileBlob, file_blob
+from edgehold.server.driver import Driver
+from edgehold.server.floor import Floor
+from edgehold.server.opening import Opening
 from edgehold.server.records import RoundRow
 
 log = logging.getLogger("edgehold.server.runs")
@@ -34,7 +36,7 @@ class Runs:
 
     def _client_moved(self, client: str, connected: bool) -> None:
         for driver in self._drivers.values():
-            driver.client_moved(client, connected)
+            driver.gathering.client_moved(client, connected)
 
     # ---- what operators ask for
 
@@ -131,6 +133,14 @@ class Runs:
         """The model schema of a run."""
         return Schema.from_json(self._row(run)[1])
 
+    def weights(self, row: RoundRow) -> FileBlob:
+        """The dense weights of a committed round, in the order of the schema; `NotFound` when they are no longer kept."""
+        text, schema, _ = self._row(row.run)
+        plan, settings = parse_plan(text, registry.method)
+        side = registry.server_side(str(plan.method["name"]), settings, Schema.from_json(schema), plan.run.seed)
+        state = side.unpack(records.unpack(row.packed or "", self._floor.store))
+        return file_blob(side.weights(state, self._floor.store).blob)
+
     async def watch(self, run: str, from_round: int) -> AsyncIterator[WatchRunResponse]:
         """Rounds as they are committed or scored, then the end of the run."""
         queue: asyncio.Queue[WatchRunResponse] = asyncio.Queue()
@@ -192,11 +202,9 @@ class Runs:
 
     def _start(self, run: str, plan: Plan, settings: Any, schema: Schema, initial: FileBlob) -> None:
         name = str(plan.method["name"])
-        driver = Driver(
-            self._floor, run, plan, schema, initial, registry.codec(name, settings),
-            registry.server_side(name, settings, schema, plan.run.seed), registry.method(name).needs(settings),
-            lambda row: self._tell(run, row),
-        )  # fmt: skip
+        opening = Opening(self._floor, plan, schema, registry.codec(name, settings), registry.method(name).needs(settings))
+        side = registry.server_side(name, settings, schema, plan.run.seed)
+        driver = Driver(self._floor, run, plan, initial, side, opening, lambda row: self._tell(run, row))
         self._drivers[run] = driver
         self._tasks[run] = asyncio.create_task(self._drive(run, driver), name=f"run {run}")
 

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import Schema, Tensor, Vector, blocks
-from edgehold.server.blobs import BlobStore, FileBlob
+from edgehold.core.vectors import Schema, Tensor, blocks
+from edgehold.server.blobs import BlobStore, FileBlob, file_blob
 
 _HEADER_LIMIT = 16 << 20
 
@@ -69,9 +69,4 @@ def read(path: Path, store: BlobStore) -> tuple[Schema, FileBlob]:
             if not np.isfinite(values).all():
                 raise ConfigError(f"{path.name}: the initial weights contain NaN or infinity")
             sink.write(values)
-    return schema, _file_blob(sink.finish())
-
-
-def _file_blob(vector: Vector) -> FileBlob:
-    assert isinstance(vector.blob, FileBlob)
-    return vector.blob
+    return schema, file_blob(sink.finish().blob)

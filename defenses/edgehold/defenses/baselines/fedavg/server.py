@@ -59,6 +59,10 @@ class FedAvgServer:
             "step_norm": step.norm,
         }
 
+    def weights(self, state: State, space: Space) -> Vector:
+        """The model as it is."""
+        return state.model
+
     def pack(self, state: State) -> Packed:
         """Model and velocity."""
         blobs = {"model": state.model.blob}

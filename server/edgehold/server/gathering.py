@@ -1,0 +1,72 @@
+"""Who can take part in a run: who may, who is here, who has been gone for too long."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection
+
+from edgehold.core.plan import Plan
+from edgehold.server.floor import Floor
+from edgehold.server.rounds import Tally, wanted
+
+SETTLE_S = 0.5
+"""With enough clients for the cohort at hand, wait this long for the rest before drawing."""
+
+
+class Gathering:
+    """The clients of one run. Told of every arrival and departure."""
+
+    def __init__(self, floor: Floor, plan: Plan) -> None:
+        self._floor = floor
+        self._plan = plan
+        self._gone: dict[str, float] = {}
+        self._arrivals = asyncio.Event()
+
+    def client_moved(self, client: str, connected: bool) -> None:
+        """A client came or went."""
+        if connected:
+            self._gone.pop(client, None)
+            self._arrivals.set()
+        else:
+            self._gone[client] = time.monotonic()
+
+    def eligible(self) -> list[str]:
+        """Clients that may run the plan's task, connected or not."""
+        return [one.id for one in self._floor.roster if one.state == "active" and one.may_run(self._plan.run.task)]
+
+    def available(self, without: Collection[str]) -> list[str]:
+        """Clients that could be asked now: connected, and owing nothing to another round."""
+        connected, board = self._floor.sessions.connected, self._floor.board
+        return [c for c in self.eligible() if c in connected and c not in without and not board.owed_by(c)]
+
+    async def wait(self, without: Collection[str]) -> list[str]:
+        """Clients to draw from: enough for the over-selected cohort, or everybody there is, or who came in time."""
+        loop, cohort = asyncio.get_running_loop(), self._plan.cohort
+        many = wanted(cohort.size, cohort.over_select)
+        deadline = loop.time() + cohort.join_deadline_s
+        settled: float | None = None
+        while True:
+            available, now = self.available(without), loop.time()
+            everybody = len(available) >= len([c for c in self.eligible() if c not in without])
+            if len(available) >= many or (everybody and len(available) >= self._plan.quorum) or now >= deadline:
+                return available
+            if len(available) >= cohort.size:
+                settled = settled or now + SETTLE_S
+                if now >= settled:
+                    return available
+            self._arrivals.clear()
+            until = min(deadline, settled or deadline)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrivals.wait(), min(until - now, 1.0))
+
+    def settle(self, tally: Tally) -> None:
+        """Count out who was shut out, and who has been gone for longer than the join deadline."""
+        now = time.monotonic()
+        for client in tally.pending.difference(self._floor.sessions.connected):
+            # Asked before a restart and not seen since: absent from now on.
+            self._gone.setdefault(client, now)
+        for client, since in self._gone.items():
+            if now - since >= self._plan.cohort.join_deadline_s:
+                tally.lose(client)
+        for client in tally.selected.difference(self.eligible()):
+            tally.drop(client)

@@ -1,0 +1,99 @@
+"""Opening a round: the order as a base model and signed tasks, and what clients have sent already."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgehold.core.contract import Codec, Container, Needs
+from edgehold.core.manifest import PROTOCOL_VERSION, TaskStatement, roster_digest
+from edgehold.core.plan import Plan
+from edgehold.core.vectors import Schema
+from edgehold.proto.v1.control_pb2 import TaskAssignment
+from edgehold.server import records
+from edgehold.server.blobs import FileBlob
+from edgehold.server.board import OpenRound
+from edgehold.server.floor import Floor
+from edgehold.server.mail import Mail
+from edgehold.server.records import RoundRow
+from edgehold.server.rounds import Tally
+from edgehold.server.spool import SealedFile
+
+INLINE_LIMIT = 128 << 10
+"""Base models up to this size travel inside the task itself."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Opens the rounds of one run."""
+
+    floor: Floor
+    plan: Plan
+    schema: Schema
+    codec: Codec[Any, Any]
+    needs: Needs
+
+    def encode(self, order: Any) -> tuple[bytes, FileBlob]:
+        """Header and stored body of an order."""
+        payload = self.codec.encode_order(order)
+        body = payload.body
+        return payload.header, body if isinstance(body, FileBlob) else self.floor.store.keep(body)
+
+    def open(self, row: RoundRow, header: bytes, base: FileBlob) -> OpenRound | None:
+        """Everything clients need, and whatever they have sent already; None when the past of the round is lost."""
+        floor = self.floor
+        key = floor.keys.create(row.name) if row.state == "planned" else floor.keys.find(row.name)
+        if key is None:
+            return None
+        folder = floor.spool / row.name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        tally = Tally(frozenset(row.selection), self.plan.cohort.size, self.plan.quorum)
+        opened = OpenRound(
+            row.run, row.round, row.attempt, row.nonce, self.plan.digest, self.plan.run.task, base, self.schema,
+            self.codec, tally, key, folder, {}, mail=Mail(folder, key) if self.needs.peers else None,
+        )  # fmt: skip
+        inline = base.read(0, base.size) if base.size <= INLINE_LIMIT else b""
+        for client in row.selection:
+            opened.assignments[client] = self._assignment(opened, client, row.selection, header, inline)
+        if self._readmit(opened, row):
+            return opened
+        opened.close()
+        return None
+
+    def _readmit(self, opened: OpenRound, row: RoundRow) -> bool:
+        """Take up the updates with a receipt; False when one of them is not whole any more."""
+        for client, (upload, digest) in records.receipts(self.floor.journal, row.key).items():
+            file = SealedFile(opened.folder / upload.hex(), opened.key, upload)
+            if file.digest() != digest:
+                file.close()
+                return False
+            opened.updates[client] = (file, self.codec.decode_update(Container.split(file), self.schema))
+            opened.tally.admit(client)
+        return True
+
+    def _assignment(
+        self, opened: OpenRound, client: str, cohort: Sequence[str], header: bytes, inline: bytes
+    ) -> TaskAssignment:
+        statement = TaskStatement(
+            PROTOCOL_VERSION, self.floor.federation, opened.plan_digest, opened.run, opened.round, opened.attempt,
+            opened.nonce, client, opened.base.digest, opened.base.size, hashlib.sha256(header).digest(),
+            roster_digest(cohort), self.schema.digest, opened.task, str(self.plan.method["name"]),
+            int(self.plan.privacy.masked),
+        )  # fmt: skip
+        return TaskAssignment(
+            id=opened.id,
+            protocol_version=statement.protocol_version,
+            federation=statement.federation,
+            plan_digest=statement.plan_digest,
+            task=statement.task,
+            method=statement.method,
+            header=header,
+            base_digest=statement.base_digest,
+            base_length=statement.base_length,
+            roster_digest=statement.roster_digest,
+            deadline_s=self.plan.cohort.round_deadline_s,
+            schema_digest=statement.schema_digest,
+            masked=self.plan.privacy.masked,
+            signature=self.floor.signing_key.sign(statement.signing_input()),
+            inline_body=inline,
+        )
