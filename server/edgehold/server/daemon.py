@@ -116,11 +116,13 @@ class Daemon:
             runs = Runs(floor)
             self._clear_orphans(runs, floor)
             try:
-                await self._open(floor, runs, identity)
+                refusals = RefusalLog(journal, floor.metrics, background(self._tasks), self._broken)
+                await self._open(floor, runs, identity, refusals)
                 if identity.authority is not None:
                     tokens = Tokens(identity.authority.folder)
                     stack.callback(tokens.close)
-                    await self._open_enrolment(floor, identity, identity.authority, tokens)
+                    issuer = self._issuer(identity, identity.authority, tokens, refusals)
+                    await self._open_enrolment(issuer, identity, floor.roster)
                 runs.restore()
                 for doorman in self._doormen:
                     doorman.draining = False
@@ -171,9 +173,8 @@ class Daemon:
 
     # ---- listening
 
-    async def _open(self, floor: Floor, runs: Runs, identity: Identity) -> None:
+    async def _open(self, floor: Floor, runs: Runs, identity: Identity, refusals: RefusalLog) -> None:
         config, metrics = self._config, floor.metrics
-        refusals = RefusalLog(floor.journal, floor.roster, metrics, background(self._tasks), self._broken)
         clients, operators, local = (self._doorman(role, floor.roster, refusals) for role in ("client", "operator", None))
         control = ControlService(
             floor.federation, floor.journal.epoch, floor.roster, floor.sessions, floor.board,
@@ -194,14 +195,16 @@ class Daemon:
         await self._open_socket(service(_ADMIN, admin, local))
         self._open_metrics(metrics)
 
-    async def _open_enrolment(self, floor: Floor, identity: Identity, authority: CertificateAuthority, tokens: Tokens) -> None:
-        config, refusals = self._config, floor.metrics.refusals
-        issuer = Issuer(
-            authority, tokens, keys.public_bytes(identity.signing_key), config.limits.certificate_life_s,
-            refused=lambda method, name, error: refusals.labels(code=error.code).inc(), broken=self._broken,
+    def _issuer(self, identity: Identity, authority: CertificateAuthority, tokens: Tokens, refusals: RefusalLog) -> Issuer:
+        return Issuer(
+            authority, tokens, keys.public_bytes(identity.signing_key), self._config.limits.certificate_life_s,
+            refused=lambda method, name, error: refusals.note(name, "-", method, error), broken=self._broken,
         )  # fmt: skip
-        self._took("enrol", *await start_enrolment(issuer, config.server.enrol_listen, identity.tls))
-        self._took("renew", *await start_renewal(issuer, config.server.renew_listen, identity.tls, floor.roster.require))
+
+    async def _open_enrolment(self, issuer: Issuer, identity: Identity, roster: Roster) -> None:
+        where = self._config.server
+        self._took("enrol", *await start_enrolment(issuer, where.enrol_listen, identity.tls))
+        self._took("renew", *await start_renewal(issuer, where.renew_listen, identity.tls, roster.require))
 
     def _doorman(self, role: Role | None, roster: Roster, refusals: RefusalLog) -> Doorman:
         doorman = Doorman(role, self._config.server.federation, roster, refusals, self._config.limits.calls_per_second)

@@ -164,7 +164,9 @@ class Driver:
             if verdict is not Verdict.WAIT:
                 return verdict
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(opened.changed.wait(), min(1.0, max(0.0, deadline - loop.time())))
+                # Not wait_for: that loses a cancellation which arrives together with the event (until Python 3.12).
+                async with asyncio.timeout(min(1.0, max(0.0, deadline - loop.time()))):
+                    await opened.changed.wait()
 
     async def _close(self, row: RoundRow, opened: OpenRound, survivors: Sequence[str], started: float) -> None:
         floor, before = self.floor, time.monotonic()
@@ -209,13 +211,15 @@ class Driver:
         return self.side.close(self._state, weighted, self.floor.store)
 
     async def _abandon(self, row: RoundRow, opened: OpenRound | None, why: str) -> None:
-        log.warning("run %s round %d attempt %d abandoned: %s", self.run, row.round, row.attempt, why)
-
-        def change(db: Any) -> None:
-            records.move_round(db, row.key, "abandoned")
+        def change(db: Any) -> bool:
+            if not records.abandon_round(db, row.key):
+                return False
             self.floor.journal.append_audit(db, "round_abandoned", self.run, round=row.round, attempt=row.attempt, why=why)
+            return True
 
-        await self.floor.journal.write(change)
+        if not await self.floor.journal.write(change):
+            return  # its commit was already on the way when the run was stopped
+        log.warning("run %s round %d attempt %d abandoned: %s", self.run, row.round, row.attempt, why)
         if opened:
             self.floor.board.take_down(opened)
             self._dismiss(opened, (), "the attempt was abandoned")

@@ -73,7 +73,7 @@ class Doorman:
             if caller.identity is not None:
                 self._pace(caller.identity.name)
         except FlError as error:
-            self._log.note(caller, method, error)
+            self._note(caller, method, error)
             raise
         return caller
 
@@ -110,7 +110,11 @@ class Doorman:
     def refused(self, caller: Caller | None, method: str, error: FlError) -> None:
         """A handler refused. What `admit` refused is on record already."""
         if caller is not None:
-            self._log.note(caller, method, error)
+            self._note(caller, method, error)
+
+    def _note(self, caller: Caller, method: str, error: FlError) -> None:
+        client = caller.identity is not None and caller.identity.role == "client"
+        self._log.note(caller.name, caller.peer, method, error, client=client)
 
     def broken(self, error: JournalError) -> None:
         """The journal failed."""
@@ -126,37 +130,33 @@ class RefusalLog:
     def __init__(
         self,
         journal: Journal,
-        roster: Roster,
         metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         broken: Callable[[JournalError], None],
     ) -> None:
         self._journal = journal
-        self._roster = roster
         self._metrics = metrics
         self._spawn = spawn
         self.broken = broken
         self._bucket = Bucket(AUDITED_PER_SECOND, 5 * AUDITED_PER_SECOND)
         self._unwritten = 0
 
-    def note(self, caller: Caller, method: str, error: FlError) -> None:
-        """One refusal."""
+    def note(self, subject: str, peer: str, method: str, error: FlError, *, client: bool = False) -> None:
+        """One refusal. subject: the name in the caller's certificate, "-" for none; client: it is a client's."""
         self._metrics.refusals.labels(code=error.code).inc()
         if not self._bucket.take():
             # A flood must not fill the disk: count, and say how many with the next line.
             self._unwritten += 1
             return
         omitted, self._unwritten = self._unwritten, 0
-        subject = caller.name
         text = error.message.encode("ascii", "backslashreplace")[:256].decode()
 
         def change(db: Any) -> None:
             self._journal.append_audit(
-                db, "refused", subject, code=error.code, method=method, peer=caller.peer, message=text, omitted=omitted
+                db, "refused", subject, code=error.code, method=method, peer=peer, message=text, omitted=omitted
             )
             # Coming late is no fault: with over-selection somebody always does.
-            faulty = isinstance(error, RejectedUpdate) and not isinstance(error, Stale)
-            if faulty and caller.identity is not None and caller.identity.role == "client":
+            if client and isinstance(error, RejectedUpdate) and not isinstance(error, Stale):
                 db.execute("UPDATE clients SET rejected = rejected + 1 WHERE id=?", (subject,))
 
         self._spawn(self._write(change))

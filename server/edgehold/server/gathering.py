@@ -57,7 +57,9 @@ class Gathering:
             self._arrivals.clear()
             until = min(deadline, settled or deadline)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrivals.wait(), min(until - now, 1.0))
+                # Not wait_for: that loses a cancellation which arrives together with the event (until Python 3.12).
+                async with asyncio.timeout(min(until - now, 1.0)):
+                    await self._arrivals.wait()
 
     def settle(self, tally: Tally) -> None:
         """Count out who was shut out, and who has been gone for longer than the join deadline."""

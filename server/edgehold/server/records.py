@@ -98,6 +98,12 @@ def move_round(db: sqlite3.Connection, key: Key, state: str) -> None:
     db.execute("UPDATE rounds SET state=? WHERE run=? AND round=? AND attempt=?", (state, *key))
 
 
+def abandon_round(db: sqlite3.Connection, key: Key) -> bool:
+    """A round is given up; False when it is over already, because committed never reopens."""
+    where = "run=? AND round=? AND attempt=? AND state IN ('planned', 'open', 'closing')"
+    return db.execute(f"UPDATE rounds SET state='abandoned' WHERE {where}", key).rowcount == 1
+
+
 def freeze_round(db: sqlite3.Connection, key: Key) -> tuple[str, ...]:
     """No more updates: the survivors are the active clients with a receipt now, for good. In ascending order."""
     rows = db.execute(
