@@ -115,7 +115,9 @@ class _Runs:
 def test_a_pickle_that_runs_something_is_refused_before_it_runs(tmp_path: Path, call: Any, protocol: int) -> None:
     _batches(tmp_path, _python)
     trap = tmp_path / "sprung"
-    arguments = {os.system: (f"touch {trap}",), eval: (f"open({str(trap)!r}, 'w')",), bytearray: (1 << 40,)}.get(call, ("x", "y"))
+    arguments = {os.system: (f"touch {trap}",), eval: (f"open({str(trap)!r}, 'w')",), bytearray: (1 << 40,)}.get(
+        call, ("x", "y")
+    )
     (tmp_path / "data_batch_3").write_bytes(pickle.dumps({b"labels": _Runs(call, *arguments)}, protocol))
     with pytest.raises(ConfigError, match="data_batch_3: no Python batch of CIFAR-10: it asks for .*; nothing was run"):
         cifar.cifar10(tmp_path, verify=False)

@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_ton_iot_dashes_are_nothing_and_never_verified(tmp_path: Path) -> None:
     split = intrusion.ton_iot(tmp_path, target="types")
     assert split.train.digest.startswith("unverified")
     assert split.train.features[0] == "duration"
-    assert not any("ip" == name or name.endswith("src_ip") for name in split.train.features)
+    assert not any(name == "ip" or name.endswith("src_ip") for name in split.train.features)
     assert split.train.shape == (14 + 8,)
     assert sorted(np.concatenate([split.train.x[:, 0], split.test.x[:, 0]]).tolist()) == list(range(10))
     assert np.isfinite(split.train.x).all()
@@ -141,7 +142,9 @@ def test_adult_reads_both_files_with_their_quirks(tmp_path: Path) -> None:
 
 def test_heart_fills_with_training_means_and_says_so(tmp_path: Path) -> None:
     for hospital in ("cleveland", "va"):
-        rows = [f"{40 + n},1,{1 + n % 4},120,{'0' if hospital == 'va' else '200.0'},0,1,150,0,?,2,?,?,{n % 5}" for n in range(10)]
+        rows = [
+            f"{40 + n},1,{1 + n % 4},120,{'0' if hospital == 'va' else '200.0'},0,1,150,0,?,2,?,?,{n % 5}" for n in range(10)
+        ]
         (tmp_path / f"processed.{hospital}.data").write_text("\n".join(rows) + "\n")
     split = people.heart_disease(tmp_path, verify=False, hospitals=["cleveland", "va"])
     both = np.vstack([split.train.x, split.test.x])
@@ -167,7 +170,7 @@ def _arff(fields: int, declared: int) -> str:
     heads = ["UNIQUE_ID", "user", *(f"X{n}" for n in range(fields))][:declared]
     lines = ["@relation r", *(f'@attribute "{name}" numeric' for name in heads), "", "@data"]
     for n in range(20):
-        values = [str(n), str(30 + n % 4), *("?" if n == 3 else "2" for _ in range(fields)), sensors.WISDM_CLASSES[n % 6]]
+        values = [str(n), str(30 + n % 4), *("?" if n == 3 else "2" for _ in range(fields)), names.WISDM_CLASSES[n % 6]]
         lines.append(",".join(values))
     return "\r\n".join(lines) + "\r\n"
 
@@ -200,7 +203,8 @@ def _watch(path: Path, **changes: object) -> None:
         "y": np.array([0, 1, 2, 6]),
         "subject": np.array([1, 1, 2, 3]),
     }
-    np.savez(path / "smartwatch_shoulder.npz", **{k: np.asarray(v) for k, v in (parts | changes).items()})
+    arrays: dict[str, Any] = {k: np.asarray(v) for k, v in (parts | changes).items()}
+    np.savez(path / "smartwatch_shoulder.npz", **arrays)
 
 
 def test_smartwatch_windows_never_cross_a_series_or_the_split(tmp_path: Path) -> None:

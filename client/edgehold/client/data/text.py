@@ -86,6 +86,7 @@ def speeches(content: Content) -> dict[str, bytes]:
     """Speaker -> everything said, without the speaker's name."""
     said: dict[str, list[bytes]] = {}
     for number, speech in enumerate(content.data.strip(b"\n").split(b"\n\n")):
+        speech = speech.lstrip(b"\n")  # some speeches are parted by more than one empty line
         speaker, colon, words = speech.partition(b":\n")
         if not colon and not speech.endswith(b":"):
             raise ConfigError(f"{content.path}: speech {number + 1} does not open with a speaker and a colon")
