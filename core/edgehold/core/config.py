@@ -21,7 +21,9 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     """The document as nested dictionaries; `ConfigError` with line and column when it is no TOML."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{source}: not valid TOML: arrays or tables nested too deeply") from None
+    except ValueError as error:  # also a number of too many digits, which is no TOMLDecodeError
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
 
 

@@ -20,6 +20,9 @@ SIGNING_KEY_OID = x509.ObjectIdentifier("1.3.6.1.4.1.58270.1.1")
 BACKDATE_S = 300.0
 """Certificates start this long before they are issued, so that a device whose clock is a little behind accepts them."""
 
+MALFORMED = (x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What `cryptography` raises beside ValueError for a certificate that is not what it should be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -53,7 +56,7 @@ def identity_of(certificate_pem: bytes) -> Identity:
             raise ValueError(uri)
         extension = certificate.extensions.get_extension_for_oid(SIGNING_KEY_OID).value
         fingerprint = cast(x509.UnrecognizedExtension, extension).value
-    except (ValueError, x509.ExtensionNotFound):
+    except (ValueError, *MALFORMED):
         raise IdentityError("the certificate names nobody of this federation") from None
     return Identity(
         federation,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -190,7 +190,7 @@ class Bundle:
             )
         try:
             return x509.load_der_x509_certificate(self.root)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise ConfigError("bundle: the root is not a certificate; ask the operator for a new bundle") from None
 
 
@@ -226,7 +226,7 @@ def decode_bundle(text: str) -> Bundle:
 
 
 def _private_key(pem: bytes, source: str) -> object:
-    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm, InternalError):
         return serialization.load_pem_private_key(pem, None)
     raise IdentityError(f"{source}: not a PEM private key")
 

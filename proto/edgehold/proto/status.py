@@ -1,5 +1,7 @@
 """Errors to gRPC statuses and back, from the one table in `edgehold.core.errors`."""
 
+from math import inf
+
 import grpc
 
 from edgehold.core.errors import ERRORS, BeyondOffset, FlError, Stale, TransferError
@@ -38,7 +40,8 @@ def error_of(call: grpc.aio.AioRpcError) -> FlError:
         except Exception:  # a peer may send anything; the status below still speaks
             break
         cls = ERRORS.get(detail.code, FlError)
-        wait = None if detail.retry_after_s < 0 else detail.retry_after_s
+        # What is no number of seconds (a peer may send anything) is no promise either.
+        wait = detail.retry_after_s if 0 <= detail.retry_after_s < inf else None
         if issubclass(cls, BeyondOffset):
             return cls(detail.message, expected_offset=detail.expected_offset, retry_after_s=wait)
         if issubclass(cls, Stale):
