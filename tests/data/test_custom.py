@@ -51,6 +51,11 @@ def test_a_number_to_predict_and_a_test_file(flows: Path) -> None:
 
 def test_values_from_the_file_where_none_are_declared(flows: Path) -> None:
     assert _load(flows, categories={"proto": []}).train.features == ("bytes", "proto=tcp", "proto=udp")
+    other = flows.with_name("more.csv")
+    other.write_bytes(CSV.replace(b"4,tcp", b"4,sctp"))
+    assert _load(flows, categories={"proto": []}, test_path=other).test.x[3].tolist() == [4, 0, 0]
+    with pytest.raises(ConfigError, match="more.csv: column 'proto', row 4 is 'sctp'; allowed: udp, tcp"):
+        _load(flows, test_path=other)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +115,13 @@ def test_parquet_gives_what_the_csv_gives(flows: Path, tmp_path: Path) -> None:
     parquet.write_table(arrow.table(columns | {"bytes": [1, None, 3, 4]}), tmp_path / "flows.parquet")
     with pytest.raises(ConfigError, match="column 'bytes', row 2 is empty"):
         _load(tmp_path / "flows.parquet")
+    assert _load(tmp_path / "flows.parquet", missing=[""]).train.x[:, 0].tolist() == [1, 2, 3]
     parquet.write_table(arrow.table(columns | {"bytes": [1.0, 2.0, float("nan"), 4.0]}), tmp_path / "flows.parquet")
-    with pytest.raises(ConfigError, match="column 'bytes', row 3 is 'NaN'|'nan'"):
+    with pytest.raises(ConfigError, match="column 'bytes', row 3 is 'nan'; expected a finite number"):
+        _load(tmp_path / "flows.parquet")
+    assert _load(tmp_path / "flows.parquet", missing=["nan"]).train.x[:, -1].tolist() == [0, 0, 1]
+    parquet.write_table(arrow.table(columns | {"proto": [[1], [2], [3], [4]]}), tmp_path / "flows.parquet")
+    with pytest.raises(ConfigError, match="column 'proto' is list<.*>; expected numbers or text"):
         _load(tmp_path / "flows.parquet")
     (tmp_path / "flows.parquet").write_bytes((tmp_path / "flows.parquet").read_bytes()[:-20])
     with pytest.raises(ConfigError, match="damaged Parquet"):

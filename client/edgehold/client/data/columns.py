@@ -3,7 +3,7 @@
 Rows are counted from 1 at the first record; every complaint names column and row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,11 +178,11 @@ def matrix(
     numbers: Sequence[str],
     categories: Mapping[str, Sequence[str]],
     missing: Sequence[str] = (),
-    strict: bool = False,
+    strict: Collection[str] = (),
 ) -> tuple[FloatArray, tuple[str, ...]]:
     """(rows, features) float32 and the features' names: numbers first, then one column of 0 and 1 per category value.
 
-    categories: column -> its values. A value outside them is all zeros, or with `strict` a `ConfigError`.
+    categories: column -> its values. A value outside them is all zeros, or in a column of `strict` a `ConfigError`.
     """
     names = [*numbers, *(f"{name}={value}" for name, values in categories.items() for value in values)]
     x = np.zeros((table.rows, len(names)), np.float32)
@@ -190,7 +190,7 @@ def matrix(
         x[:, at] = _single(table.numbers(name, missing), table.where, name)
     at = len(numbers)
     for name, values in categories.items():
-        found = codes(table, name, values, strict)
+        found = codes(table, name, values, name in strict)
         rows = np.flatnonzero(found >= 0)
         x[rows, at + found[rows]] = 1
         at += len(values)

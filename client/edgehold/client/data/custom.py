@@ -61,11 +61,11 @@ def table(
     texts = {name: tuple(values) or vocabulary(tables[0], name) for name, values in given.items()}
     if numbers is None:
         numbers = [name for name in tables[0].names if name not in (label, group, *texts)]
-    strict = any(given.values())
+    declared = [name for name, values in given.items() if values]
     names = tuple(sorted({n for t in tables for n in vocabulary(t, group)})) if group else ()
     halves = []
     for one, content in zip(tables, files, strict=True):
-        x, features = matrix(one, numbers, texts, missing, strict)
+        x, features = matrix(one, numbers, texts, missing, declared)
         if not features:
             raise ConfigError(f"{one.where}: no feature columns beside {label!r}", field="numbers")
         y = codes(one, label, classes) if classes else one.numbers(label).astype(np.float32)
@@ -77,18 +77,18 @@ def table(
 
 
 class ParquetTable:
-    """A Parquet file through pyarrow."""
+    """A Parquet file through pyarrow. A null is an empty cell."""
 
     def __init__(self, content: Content) -> None:
         try:
             parquet: Any = importlib.import_module("pyarrow.parquet")
-            arrow: Any = importlib.import_module("pyarrow")
+            self._arrow: Any = importlib.import_module("pyarrow")
         except ModuleNotFoundError:
             raise ConfigError(f"{content.path}: Parquet files need pyarrow: pip install pyarrow; or save it as CSV") from None
         self.where = str(content.path)
         try:
-            self._table = parquet.read_table(arrow.BufferReader(content.data))
-        except (arrow.ArrowException, OSError) as error:
+            self._table = parquet.read_table(self._arrow.BufferReader(content.data))
+        except (self._arrow.ArrowException, OSError) as error:
             raise ConfigError(f"{content.path}: damaged Parquet file: {error}") from None
         self.names = tuple(self._table.column_names)
         self.rows = int(self._table.num_rows)
@@ -98,12 +98,29 @@ class ParquetTable:
     def text(self, name: str) -> Cells:
         """See `Table`."""
         find(self, name)
-        cells = self._table.column(name).cast("string").to_pylist()
+        column = self._table.column(name)
+        try:
+            cells = column.cast("string").to_pylist()
+        except self._arrow.ArrowException:
+            raise ConfigError(f"{self.where}: column {name!r} is {column.type}; expected numbers or text", field=name) from None
         return np.array([b"" if cell is None else cell.strip().encode() for cell in cells])
 
     def numbers(self, name: str, missing: Sequence[str] = ()) -> NDArray[np.float64]:
-        """See `Table`."""
-        return to_numbers(self.text(name), self.where, name, missing)
+        """See `Table`; without a detour over text where the column holds numbers."""
+        find(self, name)
+        column = self._table.column(name)
+        kinds = self._arrow.types
+        if not (kinds.is_integer(column.type) or kinds.is_floating(column.type)):
+            return to_numbers(self.text(name), self.where, name, missing)
+        values: NDArray[np.float64] = np.array(column.cast("float64", safe=False).to_numpy())
+        empty = np.array(column.is_null().to_numpy())
+        named = (empty & ("" in missing)) | (np.isnan(values) & ~empty & ("nan" in missing))
+        bad = ~np.isfinite(values) & ~named
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            what = "is empty" if empty[row] else f"is {str(values[row])!r}"
+            raise ConfigError(f"{self.where}: column {name!r}, row {row + 1} {what}; expected a finite number", field=name)
+        return values
 
 
 def _open(content: Content, delimiter: str) -> Table:

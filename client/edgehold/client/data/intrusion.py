@@ -168,7 +168,7 @@ def ton_iot(
     table = CsvTable(content.data, str(content.path))
     wanted = categories or {}
     texts = {name: tuple(wanted.get(name) or vocabulary(table, name)) for name in TON_TEXTS}
-    x, names = matrix(table, TON_NUMBERS, texts, missing=("-",), strict=bool(wanted))
+    x, names = matrix(table, TON_NUMBERS, texts, missing=("-",), strict=wanted)
     classes = _TWO if target == "binary" else TON_TYPES
     y = codes(table, "label", ("0", "1")) if target == "binary" else codes(table, "type", TON_TYPES)
     whole = Dataset("ton-iot", np.nan_to_num(x), y, names, classes, sources([content]), combined([content]))
