@@ -12,6 +12,7 @@ import json
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -273,7 +274,7 @@ def federate(folder: Path, models: Path, rounds: int, seed: int, alpha: float, s
     """The three runs of one seed. folder: of all homes and logs; models: where the final models go."""
     options = {"devices": len(CLIENTS), "alpha": alpha, "seed": seed}
     bed = Federation(folder, tasks={TASK: (ENTRY, {"device_index": -1, **options})})
-    helpers: list[psutil.Process] = []
+    strangers, helpers = set(psutil.Process().children(recursive=True)), set[psutil.Process]()
     try:
         bed.start_server()
         helpers = _helpers(bed)
@@ -297,7 +298,7 @@ def federate(folder: Path, models: Path, rounds: int, seed: int, alpha: float, s
         gone = [process.log.name for process in (bed.daemon, *bed.clients.values()) if not process.alive]
         raise Failed(f"{error}" + (f" (ended too soon: {', '.join(gone)})" if gone else "")) from error
     finally:
-        _stop(bed, helpers)
+        _stop(bed, helpers, strangers)
 
 
 def _play(bed: Federation, scenario: Scenario, rounds: int, seed: int, models: Path, show: Screen) -> Outcome:
@@ -338,25 +339,28 @@ def _turn(bed: Federation, options: dict[str, Any]) -> None:
     bed.wait_connected(len(CLIENTS))
 
 
-def _stop(bed: Federation, helpers: Sequence[psutil.Process]) -> None:
-    """End every process: all are asked at once, and none outlives its deadline. helpers: children of the server."""
+def _stop(bed: Federation, helpers: set[psutil.Process], strangers: set[psutil.Process]) -> None:
+    """End every process: all are asked at once, and none outlives its deadline.
+
+    helpers: children of the server, which may be gone by now; strangers: children of this process that are not of the demo.
+    """
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not leave processes behind
-    processes = [*bed.clients.values(), bed.daemon]
-    for process in processes:
-        if process.alive and process.child:
-            process.child.terminate()
-    end = time.monotonic() + STOP_S
-    for process in processes:
-        if process.child is None:
-            continue
-        with contextlib.suppress(Exception):
-            process.wait(max(0.1, end - time.monotonic()))
-        if process.alive:
-            process.child.kill()
-    for helper in psutil.wait_procs(helpers, 1.0)[1]:
+    # Not only those the bed knows of: an interruption in the middle of a start leaves a child nobody has noted yet.
+    helpers = {*helpers, *_helpers(bed)}
+    ours = (set(psutil.Process().children(recursive=True)) | helpers) - strangers
+    for one in ours - helpers:  # these end with the server
         with contextlib.suppress(psutil.Error):
-            helper.kill()
+            one.terminate()
+    end = time.monotonic() + STOP_S
+    for process in (*bed.clients.values(), bed.daemon):
+        if process.child:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, end - time.monotonic()))
+    for one in psutil.wait_procs(ours, 1.0)[1]:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+    psutil.wait_procs(ours, 5.0)
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -365,10 +369,10 @@ def _peak_mb(process: Process) -> float:
     return _pid_mb(process.child.pid) if process.alive and process.child else 0.0
 
 
-def _helpers(bed: Federation) -> list[psutil.Process]:
+def _helpers(bed: Federation) -> set[psutil.Process]:
     """Processes that the server started: the one that scores models."""
     child = bed.daemon.child
-    return psutil.Process(child.pid).children(recursive=True) if child and bed.daemon.alive else []
+    return set(psutil.Process(child.pid).children(recursive=True)) if child and bed.daemon.alive else set()
 
 
 def _pid_mb(pid: int) -> float:
