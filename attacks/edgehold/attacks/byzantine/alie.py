@@ -17,6 +17,7 @@ from edgehold.core.contract import Adversary, ClientSide
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import FloatArray, blocks
 
+
 def supported_z(cohort: int, colluders: int) -> float:
     """z so that enough honest clients lie farther out than the colluders to make these look like the majority.
 

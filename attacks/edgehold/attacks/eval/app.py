@@ -1,0 +1,175 @@
+"""The `fl-eval` command."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edgehold.attacks.eval import cells, reproductions
+from edgehold.attacks.eval.bars import Table, aligned
+from edgehold.core.command import Commands, as_json_option
+from edgehold.core.config import parse_toml
+from edgehold.core.errors import ConfigError
+
+MISSED = 3
+"""Exit code when a bar does not hold."""
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="edgehold", prog_name="fl-eval")
+def main() -> None:
+    """Simulate federations of thousands of virtual clients, and check what the methods promise.
+
+    Nothing here opens a socket: the methods' own code runs over virtual clients on all cores of this machine, with the
+    same bytes, laws, weights and random numbers as fl-server and fl-client, and gives the same model bit for bit.
+
+    \b
+    Start with:
+      fl-eval reproduce --list
+      fl-eval reproduce fedavg --seeds 5
+      fl-eval simulate plan.toml --clients 1000 --task edgehold.client.data.digits:make_task --out sim
+      fl-eval facts sim
+
+    Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage, 3 a bar does not hold.
+    """
+
+
+def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """k=v with v as TOML (numbers, true, [1, 2], "text"), or as plain text where it is no TOML."""
+    found: dict[str, Any] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{value!r}; write name=value, for example alpha=0.3")
+        try:
+            found[key] = parse_toml(f"value = {text}", key)["value"]
+        except ConfigError:
+            found[key] = text
+    return found
+
+
+@main.command()
+@click.argument("plan", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--clients", required=True, type=click.IntRange(1), help="Virtual clients in the fleet.")
+@click.option("--task", required=True, metavar="ENTRY", help="package.module:function that makes a client's task.")
+@click.option("--option", "options", multiple=True, callback=_pairs, metavar="K=V", help="Argument of the task; repeatable.")
+@click.option("--adversary", default="", metavar="ENTRY", help="What makes the liars lie, as in client.toml.")
+@click.option(
+    "--adversary-option", "lies", multiple=True, callback=_pairs, metavar="K=V", help="Argument of the adversary; repeatable."
+)
+@click.option("--liars", default=0, type=click.IntRange(0), help="How many of the first clients lie.")
+@click.option("--workers", type=click.IntRange(1), help="Processes. By default one, and all cores where that pays.")
+@click.option("--batch", is_flag=True, help="Train small equal models together: faster, equal within float32 rounding.")
+@click.option("--out", type=_FOLDER, help="Keep state and facts after each round, model and result.json here.")
+@click.option("--resume", is_flag=True, help="Go on with the simulation in --out, as if it had never stopped.")
+@as_json_option
+def simulate(
+    plan: Path, clients: int, task: str, options: dict[str, Any], adversary: str, lies: dict[str, Any], liars: int,
+    workers: int | None, batch: bool, out: Path | None, resume: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Play a run PLAN (the same TOML that fl-server takes) over virtual clients.
+
+    A client's task is made when it is asked for, with device_index (from 0) and devices added to the options; device -1 is
+    the server's own copy with the test data. Memory stays flat however many clients there are.
+
+    \b
+    Examples:
+      fl-eval simulate plan.toml --clients 200 --task edgehold.client.data.digits:make_task --option alpha=0.3
+      fl-eval simulate plan.toml --clients 5000 --task edgehold.client.data.tasks:make_task \\
+          --option dataset=fashion-mnist --option path=/data/fashion-mnist --option model=mlp --out sim
+      fl-eval simulate plan.toml ... --liars 20 --adversary edgehold.attacks.byzantine.sign_flip:make \\
+          --adversary-option scale=5.0
+    """
+    from edgehold.attacks.eval import simulate as play
+
+    found = play.simulate(
+        play.Wish(plan, clients, task, options, adversary, lies, liars, workers, batch, out, resume)
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{found['run']}: {found['rounds']} rounds of {clients} clients in {found['seconds']:.1f} s")
+    click.echo(f"  {play.said(found['last'])}")
+    click.echo(f"  refused: {found['rejected'] or 'none'}")
+    click.echo(f"  model {found['digest']}" + (f", kept in {out}" if out else ""))
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@as_json_option
+def facts(folder: Path, as_json: bool) -> None:
+    """Facts of every round of a simulation kept in FOLDER; also while it still runs."""
+    from edgehold.attacks.eval.simulate import facts_of
+
+    rounds = facts_of(folder)
+    if as_json:
+        click.echo(json.dumps(rounds))
+        return
+    names = [name for name in ("round", "accuracy", "loss", "clients_admitted", "step_norm", "seconds") if name in rounds[0]]
+    rows = [[f"{one.get(name, float('nan')):.6g}" for name in names] for one in rounds]
+    click.echo(aligned(Table(str(folder), names, rows)))
+
+
+def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        for name in reproductions.REPRODUCTIONS:
+            click.echo(f"{name:14} {reproductions.find(name).SUMMARY}")
+        ctx.exit()
+
+
+@main.command()
+@click.argument("name")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="Runs behind each bar.")
+@click.option("--data", type=_FOLDER, envvar="EDGEHOLD_DATA", help="Folder with a folder per data set [env: EDGEHOLD_DATA].")
+@click.option("--quick", is_flag=True, help="Small data and few rounds: a minute, for continuous integration.")
+@click.option("--out", type=_FOLDER, help="Keep finished runs here; asked again, those are not played again.")
+@click.option("--workers", default=0, type=click.IntRange(0), help="Processes; 0: one per core.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
+              help="Also write the result here (- for standard output, without tables).")  # fmt: skip
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="Name every reproduction.")
+def reproduce(
+    name: str, seeds: int, data: Path | None, quick: bool, out: Path | None, workers: int, json_file: Path | None
+) -> None:
+    """Reproduce what method NAME promises, bar by bar, scaled to one machine. Exit code 3 when a bar does not hold.
+
+    \b
+    Examples:
+      fl-eval reproduce fedavg --quick
+      fl-eval reproduce robust_rules --data /data --out cells --json robust_rules.json
+    """
+    began = time.monotonic()
+    one = reproductions.find(name)
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"data = {data}: no such folder", field="data")
+    options = reproductions.Options(seeds, quick, data)
+    played = cells.play_all(name, one.cells(options), data, out, workers or len(os.sched_getaffinity(0)))
+    report = one.judge(options, played)
+    found = {
+        "method": name,
+        "bars": [bar.as_dict() for bar in report.bars],
+        "seconds": round(time.monotonic() - began, 1),
+        "processor_seconds": round(sum(cell.seconds for cell in played), 1),
+        "seeds": seeds,
+        "quick": quick,
+        "commits": sorted({cell.commit for cell in played}),
+        "tables": [msgspec.to_builtins(table) for table in report.tables],
+        "notes": list(report.notes),
+        "cells": [msgspec.to_builtins(cell) for cell in played],
+    }
+    text = json.dumps(found, indent=1)
+    if json_file is not None and str(json_file) == "-":
+        click.echo(text)
+    else:
+        if json_file is not None:
+            json_file.write_text(text + "\n", encoding="utf-8")
+        click.echo(report.text())
+        commits = ", ".join(sorted({cell.commit for cell in played}))
+        click.echo(f"\n{len(played)} runs, {found['processor_seconds']:.0f} processor seconds, commit {commits}")
+    sys.exit(0 if report.holds else MISSED)

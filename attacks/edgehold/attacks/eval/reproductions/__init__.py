@@ -1,0 +1,69 @@
+"""Scaled reproductions of methods, one module each. A new method adds its module here and one line to `REPRODUCTIONS`.
+
+A module has
+
+    NAME, SUMMARY: str                                   what `fl-eval reproduce NAME` runs, and one line for the list
+    def cells(options: Options) -> list[Cell]            every run the report needs, as JSON that determines it
+    def play(cell: Cell, data: Path | None) -> dict      one run, in a process of its own: numbers by name
+    def judge(options: Options, played: list[Played]) -> Report
+
+Cells are played on all cores, kept, and found again; `judge` sees them all. An attack must win with the defence off
+before its defeat counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from edgehold.core.config import suggest
+from edgehold.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgehold.attacks.eval.bars import Report
+    from edgehold.attacks.eval.cells import Cell, Played
+
+REPRODUCTIONS = {
+    "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
+    "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """seeds: runs per bar; quick: small data and few rounds, for continuous integration; data: folder with a folder per
+    data set, None where there is none.
+    """
+
+    seeds: int
+    quick: bool = False
+    data: Path | None = None
+
+    def has(self, dataset: str) -> bool:
+        """Whether the data set is there ("digits" always is)."""
+        return dataset == "digits" or (self.data is not None and (self.data / dataset).is_dir())
+
+
+class Reproduction(Protocol):
+    """A module of this folder."""
+
+    NAME: str
+    SUMMARY: str
+
+    def cells(self, options: Options) -> "list[Cell]":
+        """Every run the report needs."""
+
+    def play(self, cell: "Cell", data: Path | None) -> dict[str, float]:
+        """One run."""
+
+    def judge(self, options: Options, played: "Sequence[Played]") -> "Report":
+        """Bars and tables."""
+
+
+def find(name: str) -> Reproduction:
+    """The reproduction of that name; `ConfigError` with the nearest one."""
+    if name not in REPRODUCTIONS:
+        raise ConfigError(f"no reproduction {name!r}{suggest(name, list(REPRODUCTIONS))}", field="name")
+    module: Any = import_module(REPRODUCTIONS[name])
+    return cast(Reproduction, module)
