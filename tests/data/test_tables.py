@@ -232,6 +232,12 @@ def test_smartwatch_windows_never_cross_a_series_or_the_split(tmp_path: Path) ->
         _watch(tmp_path, **change)
         with pytest.raises(ConfigError, match=message):
             sensors.smartwatch(tmp_path, verify=False, window=20)
+    place = tmp_path / "smartwatch_shoulder.npz"
+    whole = place.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"PK\x03\x04", b"\x80\x04.", b""):
+        place.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="no archive of X, offsets, y and subject"):
+            sensors.smartwatch(tmp_path, verify=False)
 
 
 AIR = (

@@ -154,7 +154,6 @@ class Shares:
 def _shared(members: Indices, shares: NDArray[np.float64]) -> list[Indices]:
     """Consecutive pieces of `members` in proportion to `shares`, which add to 1."""
     ends = np.rint(np.cumsum(shares) * len(members)).astype(int)
-    ends[-1] = len(members)
     return np.split(members, ends[:-1])
 
 
