@@ -75,8 +75,6 @@ def test_the_table_of_rules_is_that_of_the_code() -> None:
     assert len(rows) >= 4
     for row in rows:
         entry = RULES[row.split("`")[1]]
-        assert entry.fails_when in row
-        assert entry.source in row
         for n in (5, 6, 8):
             most = {"0": 0, "fewer than half": (n - 1) // 2, "at most (n - 3) / 2": (n - 3) // 2}[row.split(" | ")[1]]
             assert entry.most(n) == most
