@@ -1,6 +1,8 @@
 """docs/data.md names every data set, every option of every loader, and every model with its options."""
 
 import inspect
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,13 @@ def test_a_model_is_described_with_its_options(name: str) -> None:
 def test_every_option_of_the_entry_point_is_described() -> None:
     for option in inspect.signature(tasks.make_task).parameters:
         assert f"`{option}`" in PAGE, option
+
+
+def test_the_examples_are_toml_the_entry_point_takes() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        for table in tomllib.loads(block)["tasks"].values():
+            inspect.signature(tasks.make_task).bind(**table["options"])
+            load = DATASETS[table["options"]["dataset"]].load
+            inspect.signature(load).bind(table["options"]["path"], **table["options"].get("data", {}))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehold.client.data.columns import Cells, CsvTable, Table, codes, find, matrix, to_numbers, vocabulary
-from edgehold.client.data.dataset import Dataset, Split, group_ids
+from edgehold.client.data.dataset import Dataset, Split
 from edgehold.client.data.files import Content, Known, Version, combined, read, require, sources
 from edgehold.core.errors import ConfigError
 
@@ -69,7 +69,7 @@ def table(
         if not features:
             raise ConfigError(f"{one.where}: no feature columns beside {label!r}", field="numbers")
         y = codes(one, label, classes) if classes else one.numbers(label).astype(np.float32)
-        groups = group_ids([*names, *(c.decode() for c in one.text(group).tolist())])[0][len(names) :] if group else None
+        groups = codes(one, group, names) if group else None
         found, digest = sources([content]), combined([content])
         halves.append(Dataset("table", x, y, features, tuple(classes), found, digest, groups, names))
     both = Split(*halves) if len(halves) == 2 else Split.of(halves[0], test_share, seed, split)

@@ -1,6 +1,5 @@
 """What every loader returns: records, labels, natural clients, where they came from and what was read."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -160,9 +159,3 @@ class Split:
             return replace(part, raw=raw, features=names)
 
         return Split(fill(self.train, gone[0]), fill(self.test, gone[1]))
-
-
-def group_ids(values: Sequence[str] | Array) -> tuple[IntArray, tuple[str, ...]]:
-    """Natural clients as indices, and their names in sorted order."""
-    names, ids = np.unique(np.asarray(values), return_inverse=True)
-    return ids.astype(np.int64), tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names)

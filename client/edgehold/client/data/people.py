@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgehold.client.data.columns import CsvTable, codes, matrix, vocabulary
-from edgehold.client.data.dataset import Dataset, Split, group_ids
+from edgehold.client.data.dataset import Dataset, Split
 from edgehold.client.data.files import Known, Version, combined, read, require, sources
 from edgehold.client.data.names import ADULT_COLUMNS, ADULT_NUMBERS, HEART_CATEGORIES, HEART_COLUMNS, one_of
 from edgehold.core.errors import ConfigError
@@ -72,6 +72,7 @@ def heart_disease(
     and blood pressure of 0 count as missing: one hospital writes 0 for every patient.
     """
     one_of("target", target, ("binary", "severity"))
+    hospitals = tuple(dict.fromkeys(hospitals))
     contents = []
     for hospital in hospitals:
         known = _heart_file(one_of("hospitals", hospital, _HEART))
@@ -92,10 +93,10 @@ def heart_disease(
     severity = np.concatenate([codes(table, "num", ("0", "1", "2", "3", "4")) for table in tables])
     y = severity if target == "severity" else (severity > 0).astype(np.int64)
     classes = ("0", "1", "2", "3", "4") if target == "severity" else ("healthy", "disease")
-    groups, names = group_ids([h for h, t in zip(hospitals, tables, strict=True) for _ in range(t.rows)])
+    groups = np.repeat(np.arange(len(tables)), [table.rows for table in tables])
     x = np.hstack(parts).astype(np.float32)
     found, digest = sources(contents), combined(contents)
-    whole = Dataset("heart-disease", x, y, tuple(features), classes, found, digest, groups, names)
+    whole = Dataset("heart-disease", x, y, tuple(features), classes, found, digest, groups, hospitals)
     return Split.of(whole, test_share, seed).filled()
 
 

@@ -1,14 +1,13 @@
 """Series from sensors: WISDM phone features, smartwatch exercises, Beijing air quality."""
 
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgehold.client.data.columns import CsvTable, codes
-from edgehold.client.data.dataset import Array, Dataset, FloatArray, Split, group_ids
+from edgehold.client.data.columns import CsvTable, codes, vocabulary
+from edgehold.client.data.dataset import Array, Dataset, FloatArray, Split
 from edgehold.client.data.files import Content, Known, Version, check, combined, read, require, sources, unpack
 from edgehold.client.data.names import (
     BEIJING_NUMBERS,
@@ -64,7 +63,8 @@ def wisdm(path: str | Path, *, seed: int = 0, verify: bool = True, test_share: f
     table = _arff(content)
     names = [name for name in table.names if name not in ("UNIQUE_ID", "user", "activity")]
     x = np.column_stack([table.numbers(name, ("?",)) for name in names]).astype(np.float32)
-    users, group_names = group_ids(table.text("user"))
+    group_names = vocabulary(table, "user")
+    users = codes(table, "user", group_names)
     found, digest = sources([content]), combined([content])
     y = codes(table, "activity", WISDM_CLASSES)
     whole = Dataset("wisdm", x, y, tuple(names), WISDM_CLASSES, found, digest, users, group_names)
@@ -123,6 +123,7 @@ def beijing_air(
         raise ConfigError(f"ahead = {ahead}, test_hours = {test_hours}; both must be at least 1", field="ahead")
     contents: list[Content] = []
     rows: dict[bool, list[tuple[Array, Array, Array]]] = {False: [], True: []}
+    stations = tuple(dict.fromkeys(stations))
     for index, station in enumerate(stations):
         known = _air_file(one_of("stations", station, BEIJING_STATIONS))
         if Path(path).is_file():
@@ -143,7 +144,7 @@ def beijing_air(
     for late in (False, True):
         xs, ys, groups = (np.concatenate(part) for part in zip(*rows[late], strict=True))
         found = sources(contents)
-        halves.append(Dataset("beijing-air", xs, ys, features, (), found, combined(contents), groups, tuple(stations)))
+        halves.append(Dataset("beijing-air", xs, ys, features, (), found, combined(contents), groups, stations))
     return Split(*halves)
 
 
@@ -193,7 +194,9 @@ def _watch(path: str | Path, verify: bool) -> tuple[Content, dict[str, Array]]:
     try:
         with np.load(io.BytesIO(unpack(place)), allow_pickle=False) as archive:
             parts = {name: archive[name] for name in ("X", "offsets", "y", "subject")}
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
         raise ConfigError(f"{place}: no archive of X, offsets, y and subject: {error}. Get it: {_WATCH.origin}") from None
     x = np.asarray(parts["X"], np.float32)
     offsets, y, subject = (np.asarray(parts[name], np.int64) for name in ("offsets", "y", "subject"))
