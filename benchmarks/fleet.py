@@ -19,7 +19,7 @@ from edgehold.client import identity
 from edgehold.core import keys
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2 as pb
-from edgehold.server.ca import CertificateAuthority
+from edgehold.server.identity.ca import CertificateAuthority
 
 TASK = "edgehold.client.data.synthetic:make_task"
 POLICY = (

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from edgehold.core import keys
-from edgehold.server.ca import CertificateAuthority
+from edgehold.server.identity.ca import CertificateAuthority
 
 PIECE = 1 << 20
 NAME = 12

@@ -161,7 +161,8 @@ def test_a_server_never_loads_a_client_half() -> None:
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Schema, Tensor
 from edgehold.defenses import registry
-from edgehold.server import daemon, driver
+from edgehold.server import daemon
+from edgehold.server.rounds import driver
 for name in registry.names():
     settings = registry.method(name).settings
     try:

@@ -53,7 +53,7 @@ from edgehold.proto.v1.transfer_pb2 import (
     UploadRequest,
     UploadResponse,
 )
-from edgehold.server.rpc import Caller, service
+from edgehold.server.wire.rpc import Caller, service
 
 FEDERATION, CLIENT = "lab", "device-1"
 POLICY = 'allowed_methods = ["fedavg"]\nallowed_tasks = ["toy"]\nallow_unmasked = true\n'

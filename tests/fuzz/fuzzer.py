@@ -50,12 +50,12 @@ from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.proto.v1.transfer_pb2 import Manifest
-from edgehold.server import weights_file
-from edgehold.server.admission import statement_of
-from edgehold.server.blobs import BlobStore
-from edgehold.server.ca import CertificateAuthority
 from edgehold.server.config import ServerConfig
-from edgehold.server.enrolment import csr_key
+from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.identity.enrolment import csr_key
+from edgehold.server.rounds.admission import statement_of
+from edgehold.server.store import weights_file
+from edgehold.server.store.blobs import BlobStore
 
 GROWTH_LIMIT = 64 << 20
 SLOW_S = 1.0

@@ -17,9 +17,9 @@ from edgehold.client.identity import Credentials, assemble
 from edgehold.core import keys
 from edgehold.core.errors import FlError, JournalError
 from edgehold.core.identity import Identity, Role
-from edgehold.server.ca import CertificateAuthority
-from edgehold.server.enrolment import Issuer, own_tls, start_enrolment, start_renewal
-from edgehold.server.tokens import Tokens
+from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment, start_renewal
+from edgehold.server.identity.tokens import Tokens
 
 
 @dataclass

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, IdentityError, WrongShape
 from edgehold.core.identity import BACKDATE_S, Role, identity_of
-from edgehold.server.ca import CertificateAuthority, trusted_pem
+from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
 
 NOON = 1_800_000_000.0
 FINGERPRINT = bytes(range(32))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, IdentityError, JournalError
 from edgehold.core.manifest import signing_input
-from edgehold.server.ca import CertificateAuthority
+from edgehold.server.identity.ca import CertificateAuthority
 
 
 def test_a_written_key_file_is_ours_and_0600_whatever_the_umask(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from edgehold.core import keys
 from edgehold.core.errors import IdentityError, TransferError
 from edgehold.proto.channel import Stub, options
 from edgehold.proto.v1 import enrolment_pb2 as pb
-from edgehold.server.ca import trusted_pem
-from edgehold.server.listen import Tls, from_folder, server_credentials, server_options
+from edgehold.server.identity.ca import trusted_pem
+from edgehold.server.wire.listen import Tls, from_folder, server_credentials, server_options
 
 if TYPE_CHECKING:
     from tests.identity.conftest import Place

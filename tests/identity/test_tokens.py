@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgehold.core.errors import Busy, ConfigError, IdentityError, JournalError, WrongShape
-from edgehold.server.tokens import REFUSED, EventLimit, Issued, Tokens, network_of
+from edgehold.server.identity.tokens import REFUSED, EventLimit, Issued, Tokens, network_of
 
 PEER = "ipv4:10.0.0.1:5000"
 

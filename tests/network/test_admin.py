@@ -15,7 +15,7 @@ from edgehold.attacks.testbed import Federation
 from edgehold.client.identity import Credentials
 from edgehold.core import keys
 from edgehold.proto.v1 import admin_pb2, control_pb2, transfer_pb2
-from edgehold.server.operator import SOCKET
+from edgehold.server.desk.operator import SOCKET
 
 ADMIN = [method.name for method in admin_pb2.DESCRIPTOR.services_by_name["AdminService"].methods]
 CLIENTS_ONLY = [

@@ -33,9 +33,9 @@ from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2
 from edgehold.proto.v1.control_pb2 import DeclineRequest
 from edgehold.proto.v1.transfer_pb2 import DownloadRequest, ResumeRequest, UploadRequest
-from edgehold.server.ca import CertificateAuthority
-from edgehold.server.runs import Runs
-from edgehold.server.tokens import REFUSED, Tokens
+from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.identity.tokens import REFUSED, Tokens
+from edgehold.server.rounds.runs import Runs
 
 VALUES = 1000
 CLIP = 1.0

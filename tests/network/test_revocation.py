@@ -25,8 +25,8 @@ from edgehold.core import keys
 from edgehold.core.errors import ConfigError, IdentityError
 from edgehold.core.identity import identity_of
 from edgehold.proto.v1 import admin_pb2 as pb
-from edgehold.server.ca import CertificateAuthority
-from edgehold.server.tokens import Tokens
+from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.identity.tokens import Tokens
 
 VALUES = 1000
 CALLS_S, STREAMS_S = 1.0, 5.0

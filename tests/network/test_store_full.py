@@ -17,9 +17,9 @@ from tests.support.wire import Device, honest_update
 
 from edgehold.core.errors import JournalError
 from edgehold.proto.v1 import admin_pb2 as pb
-from edgehold.server.blobs import FileSink
-from edgehold.server.journal import Journal
-from edgehold.server.spool import SealedFile
+from edgehold.server.store.blobs import FileSink
+from edgehold.server.store.journal import Journal
+from edgehold.server.store.spool import SealedFile
 
 VALUES = 1000
 PLAN = """

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from edgehold.core.errors import ConfigError, NotFound, WrongShape
 from edgehold.core.vectors import Schema, Tensor
-from edgehold.server import weights_file
-from edgehold.server.blobs import BlobStore, FileBlob
+from edgehold.server.store import weights_file
+from edgehold.server.store.blobs import BlobStore, FileBlob
 
 VALUES = np.arange(6, dtype="<f4")
 

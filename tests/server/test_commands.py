@@ -17,9 +17,9 @@ from edgehold.client import enrol, identity
 from edgehold.core.keys import decode_bundle
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import control_pb2 as pb
-from edgehold.server import operator
 from edgehold.server.app import main
-from edgehold.server.setup import initialise
+from edgehold.server.desk import operator
+from edgehold.server.desk.setup import initialise
 
 PLAN = """
 [run]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgehold.core.errors import ConfigError, FlError, JournalError, Stale
-from edgehold.server.journal import BATCH, Journal
+from edgehold.server.store.journal import BATCH, Journal
 
 
 @pytest.fixture

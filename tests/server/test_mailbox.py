@@ -19,15 +19,15 @@ from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, PostRequest
 from edgehold.proto.v1.transfer_pb2 import Manifest
-from edgehold.server.admission import Admission, statement_of
-from edgehold.server.blobs import BlobStore
-from edgehold.server.board import Board, OpenRound
-from edgehold.server.journal import Journal
-from edgehold.server.mail import Mail
-from edgehold.server.mailbox import MailboxService
-from edgehold.server.roster import Roster
-from edgehold.server.rounds import Tally
-from edgehold.server.rpc import Caller
+from edgehold.server.identity.roster import Roster
+from edgehold.server.rounds.admission import Admission, statement_of
+from edgehold.server.rounds.board import Board, OpenRound
+from edgehold.server.rounds.tally import Tally
+from edgehold.server.store.blobs import BlobStore
+from edgehold.server.store.journal import Journal
+from edgehold.server.store.mail import Mail
+from edgehold.server.wire.mailbox import MailboxService
+from edgehold.server.wire.rpc import Caller
 
 PEERS = ("a", "b", "c")
 KEY = bytes(range(32))

@@ -10,8 +10,8 @@ import pytest
 
 from edgehold.core.errors import ConfigError, IdentityError, NotFound
 from edgehold.core.identity import BACKDATE_S, Identity
-from edgehold.server.journal import Journal
-from edgehold.server.roster import Member, Roster
+from edgehold.server.identity.roster import Member, Roster
+from edgehold.server.store.journal import Journal
 
 KEY = bytes(range(32))
 IDENTITY = Identity("lab", "client", "dev-1", hashlib.sha256(KEY).digest(), 1000.0, 2000.0)

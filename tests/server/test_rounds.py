@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgehold.core.weights import capped
-from edgehold.server import gate
-from edgehold.server.gate import Bucket
-from edgehold.server.rounds import Tally, Verdict, wanted
+from edgehold.server.rounds.tally import Tally, Verdict, wanted
+from edgehold.server.wire import gate
+from edgehold.server.wire.gate import Bucket
 
 
 def tally(selected: str, size: int, quorum: int, admitted: str = "", lost: str = "") -> Tally:

@@ -29,16 +29,16 @@ from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Update
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, decode
 from edgehold.proto.v1.transfer_pb2 import Receipt, ResumeRequest, UploadRequest
-from edgehold.server import admission as admission_module
-from edgehold.server import records
-from edgehold.server.admission import Admission
-from edgehold.server.blobs import BlobStore, FileBlob
-from edgehold.server.board import Board, OpenRound
-from edgehold.server.journal import Journal
-from edgehold.server.roster import Roster
-from edgehold.server.rounds import Tally, Verdict
-from edgehold.server.rpc import Caller
-from edgehold.server.transfer import TransferService
+from edgehold.server.identity.roster import Roster
+from edgehold.server.rounds.admission import Admission
+from edgehold.server.rounds.board import Board, OpenRound
+from edgehold.server.rounds.tally import Tally, Verdict
+from edgehold.server.rounds import admission as admission_module
+from edgehold.server.store import records
+from edgehold.server.store.blobs import BlobStore, FileBlob
+from edgehold.server.store.journal import Journal
+from edgehold.server.wire.rpc import Caller
+from edgehold.server.wire.transfer import TransferService
 
 SEEDS = int(os.environ.get("EDGEHOLD_SIM_SEEDS", "2000"))
 AT_ONCE = 200

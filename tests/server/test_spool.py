@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgehold.core.errors import ConfigError, Conflicting, Corrupted
-from edgehold.server.spool import SALT, RoundKeys, SealedFile
+from edgehold.server.store.spool import SALT, RoundKeys, SealedFile
 
 KEY, NAME = bytes(range(32)), b"name of the upload"
 DATA = hashlib.shake_256(b"payload").digest(100_003)

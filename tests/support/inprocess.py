@@ -13,9 +13,9 @@ from tests.support.wire import Device
 from edgehold.core.errors import FlError
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2
-from edgehold.server import setup
 from edgehold.server.config import LimitsTable, ServerConfig, ServerTable, StoreTable, TaskEntry
 from edgehold.server.daemon import Daemon
+from edgehold.server.desk import setup
 
 ANY = "127.0.0.1:0"
 

@@ -28,9 +28,9 @@ from edgehold.proto.status import DETAIL_KEY
 from edgehold.proto.v1 import admin_pb2, control_pb2, enrolment_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, ErrorDetail, TaskAssignment, TaskId
 from edgehold.proto.v1.transfer_pb2 import Manifest, Receipt, ResumeRequest, ResumeResponse, UploadRequest, UploadResponse
-from edgehold.server.ca import CertificateAuthority
-from edgehold.server.operator import socket_address
-from edgehold.server.tokens import Tokens
+from edgehold.server.desk.operator import socket_address
+from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.identity.tokens import Tokens
 
 WAIT_S = 20.0
 

@@ -28,7 +28,7 @@ from edgehold.attacks.testbed import STOP_S, Federation, Process, eventually
 from edgehold.core.errors import FlError
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2 as pb
-from edgehold.server.show import size, table
+from edgehold.server.desk.show import size, table
 
 TASK = "digits"
 ENTRY = "edgehold.client.data.digits:make_task"

@@ -29,7 +29,7 @@ from edgehold.client import enrol
 from edgehold.core.keys import decode_bundle
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2 as pb
-from edgehold.server import operator, setup
+from edgehold.server.desk import operator, setup
 
 T = TypeVar("T")
 Tasks = Mapping[str, tuple[str, Mapping[str, Any]]]

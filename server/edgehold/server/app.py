@@ -12,7 +12,7 @@ from edgehold.core.command import Commands, as_json_option
 from edgehold.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgehold.server.ca import CertificateAuthority
+    from edgehold.server.identity.ca import CertificateAuthority
 
 HOME_VARIABLE = "EDGEHOLD_SERVER_HOME"
 
@@ -48,7 +48,7 @@ def init(federation: str, host: str, port: int, home: Path, as_json: bool) -> No
 
     Example: fl-server init --federation clinics --host fl.example.org --home /var/lib/fl-server
     """
-    from edgehold.server.setup import initialise
+    from edgehold.server.desk.setup import initialise
 
     initialise(home, federation, host, port)
     if as_json:
@@ -100,7 +100,7 @@ def run(plan: Path, detach: bool, out: Path | None, home: Path, as_json: bool) -
     from edgehold.core.plan import parse_plan
     from edgehold.defenses import registry
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server.operator import ask, submission
+    from edgehold.server.desk.operator import ask, submission
 
     try:
         text = plan.read_text(encoding="utf-8")
@@ -129,8 +129,8 @@ def watch(name: str, out: Path | None, home: Path, as_json: bool) -> None:
 
 def _watch(run: str, home: Path, as_json: bool, out: Path | None) -> None:
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server import show
-    from edgehold.server.operator import ask
+    from edgehold.server.desk import show
+    from edgehold.server.desk.operator import ask
 
     request = pb.WatchRunRequest(run=run, from_round=1)
     try:
@@ -156,7 +156,7 @@ def stop(name: str, home: Path, as_json: bool) -> None:
     Example: fl-server stop digits-clean
     """
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server.operator import ask
+    from edgehold.server.desk.operator import ask
 
     ask(home, lambda stub: stub.unary("StopRun", pb.StopRunRequest(run=name), pb.StopRunResponse))
     click.echo(json.dumps({"run": name, "state": "stopped"}) if as_json else f"Run {name} is stopped.")
@@ -172,7 +172,7 @@ def resume(name: str, home: Path, as_json: bool) -> None:
     Example: fl-server resume digits-clean && fl-server watch digits-clean
     """
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server.operator import ask
+    from edgehold.server.desk.operator import ask
 
     ask(home, lambda stub: stub.unary("ResumeRun", pb.ResumeRunRequest(run=name), pb.ResumeRunResponse))
     click.echo(json.dumps({"run": name, "state": "running"}) if as_json else f"Run {name} goes on.")
@@ -187,8 +187,8 @@ def status(home: Path, as_json: bool) -> None:
     Example: fl-server status --json
     """
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server import show
-    from edgehold.server.operator import ask
+    from edgehold.server.desk import show
+    from edgehold.server.desk.operator import ask
 
     reply = ask(home, lambda stub: stub.unary("GetStatus", pb.GetStatusRequest(), pb.GetStatusResponse))
     if as_json:
@@ -212,8 +212,8 @@ def clients(home: Path, as_json: bool) -> None:
     Example: fl-server clients
     """
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server import show
-    from edgehold.server.operator import ask
+    from edgehold.server.desk import show
+    from edgehold.server.desk.operator import ask
 
     reply = ask(home, lambda stub: stub.unary("ListClients", pb.ListClientsRequest(), pb.ListClientsResponse))
     if as_json:
@@ -240,7 +240,7 @@ def token(client: str, life_h: float, tasks: tuple[str, ...], part: Any, home: P
 
     Example: fl-server token ward-7 > ward-7.bundle
     """
-    from edgehold.server.operator import mint
+    from edgehold.server.desk.operator import mint
 
     bundle = mint(home, client, life_h * 3600.0, tasks, part or "both")
     click.echo(json.dumps({"client": client, "bundle": bundle}) if as_json else bundle or f"{client} is on the roster.")
@@ -258,7 +258,7 @@ def revoke(client: str, suspend: bool, reactivate: bool, home: Path, as_json: bo
     Example: fl-server revoke ward-7
     """
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server.operator import ask
+    from edgehold.server.desk.operator import ask
 
     if suspend and reactivate:
         raise ConfigError("--suspend and --reactivate exclude each other")
@@ -280,8 +280,8 @@ def models(run: str | None, number: int, out: Path | None, home: Path, as_json: 
     Example: fl-server models digits-clean --out model.safetensors
     """
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server import show
-    from edgehold.server.operator import ask
+    from edgehold.server.desk import show
+    from edgehold.server.desk.operator import ask
 
     if run is not None and out is not None:
         _fetch(run, number, out, home)
@@ -300,7 +300,7 @@ def models(run: str | None, number: int, out: Path | None, home: Path, as_json: 
 def _fetch(run: str, number: int, out: Path, home: Path) -> None:
     from edgehold.proto.channel import Stub
     from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server.operator import ask
+    from edgehold.server.desk.operator import ask
 
     temporary = out.with_name(out.name + ".part")
 
@@ -333,7 +333,7 @@ def _show_roots(home: Path, as_json: bool) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from edgehold.core.keys import fingerprint
-    from edgehold.server import show
+    from edgehold.server.desk import show
 
     authority = _authority(home)
     current = authority.current()
@@ -390,8 +390,8 @@ def remove_root(fingerprint: str, home: Path, as_json: bool) -> None:
 
 
 def _authority(home: Path) -> "CertificateAuthority":
-    from edgehold.server.ca import CertificateAuthority
     from edgehold.server.config import load
+    from edgehold.server.identity.ca import CertificateAuthority
 
     return CertificateAuthority(load(home).ca_folder(home))
 
@@ -419,8 +419,8 @@ def enrolment(log_format: Any, equip: bool, home: Path, as_json: bool) -> None:
     import asyncio
 
     from edgehold.core import logs
-    from edgehold.server.apart import serve_enrolment
     from edgehold.server.config import load
+    from edgehold.server.identity.apart import serve_enrolment
 
     logs.setup("json" if as_json else log_format, "info")
     if equip:
@@ -446,6 +446,6 @@ def check(plan: Path | None, home: Path, as_json: bool) -> None:
     Example: fl-server check --plan plan.toml
     """
     from edgehold.core.command import report
-    from edgehold.server.preflight import findings
+    from edgehold.server.desk.preflight import findings
 
     report(findings(home, plan), as_json)

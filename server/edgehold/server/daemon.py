@@ -24,29 +24,29 @@ from edgehold.core.identity import Role
 from edgehold.proto.channel import options
 from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
-from edgehold.server import listen
-from edgehold.server.admin import AdminService
-from edgehold.server.admission import Admission
-from edgehold.server.blobs import BlobStore
-from edgehold.server.board import Board
-from edgehold.server.ca import CertificateAuthority, trusted_pem
 from edgehold.server.config import ServerConfig, keys_folder
-from edgehold.server.control import ControlService
-from edgehold.server.enrolment import Issuer, own_tls, start_enrolment, start_renewal
-from edgehold.server.evaluation import Evaluation
-from edgehold.server.floor import Floor
-from edgehold.server.gate import Doorman, RefusalLog, background
-from edgehold.server.journal import Journal
-from edgehold.server.mailbox import MailboxService
+from edgehold.server.desk.operator import SOCKET, socket_address
+from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
+from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment, start_renewal
+from edgehold.server.identity.roster import Roster
+from edgehold.server.identity.tokens import Tokens
 from edgehold.server.metrics import Metrics
-from edgehold.server.operator import SOCKET, socket_address
-from edgehold.server.roster import Roster
-from edgehold.server.rpc import service
-from edgehold.server.runs import Runs
-from edgehold.server.sessions import Sessions
-from edgehold.server.spool import RoundKeys
-from edgehold.server.tokens import Tokens
-from edgehold.server.transfer import TransferService
+from edgehold.server.rounds.admission import Admission
+from edgehold.server.rounds.board import Board
+from edgehold.server.rounds.evaluation import Evaluation
+from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.runs import Runs
+from edgehold.server.store.blobs import BlobStore
+from edgehold.server.store.journal import Journal
+from edgehold.server.store.spool import RoundKeys
+from edgehold.server.wire import listen
+from edgehold.server.wire.admin import AdminService
+from edgehold.server.wire.control import ControlService
+from edgehold.server.wire.gate import Doorman, RefusalLog, background
+from edgehold.server.wire.mailbox import MailboxService
+from edgehold.server.wire.rpc import service
+from edgehold.server.wire.sessions import Sessions
+from edgehold.server.wire.transfer import TransferService
 
 log = logging.getLogger("edgehold.server")
 

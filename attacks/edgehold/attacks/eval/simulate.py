@@ -14,7 +14,8 @@ from edgehold.core.errors import ConfigError
 from edgehold.core.plan import Plan, parse_plan
 from edgehold.core.vectors import Schema, Vector
 from edgehold.defenses import registry
-from edgehold.server import engine, weights_file
+from edgehold.server import engine
+from edgehold.server.store import weights_file
 
 FILE = "run.sqlite"
 ONCE = {"edgehold.client.data.tasks:make_task": "edgehold.attacks.eval.data:make_task"}

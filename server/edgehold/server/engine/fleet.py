@@ -10,7 +10,7 @@ from typing import Any
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.task import Task
-from edgehold.server.evaluator import load_task
+from edgehold.server.rounds.evaluator import load_task
 
 CACHE = 256
 """Tasks that stand in memory at once, per process."""

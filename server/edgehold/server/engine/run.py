@@ -21,7 +21,7 @@ from edgehold.server.engine.result import Result, model_digest
 from edgehold.server.engine.shelf import Shelf
 from edgehold.server.engine.store import Store
 from edgehold.server.engine.work import Setting, travelled
-from edgehold.server.rounds import wanted
+from edgehold.server.rounds.tally import wanted
 
 
 def run(

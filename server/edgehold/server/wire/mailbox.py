@@ -7,11 +7,11 @@ from edgehold.core.errors import Corrupted, IdentityError, OutsideLaw, Stale, To
 from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, PostRequest, PostResponse
-from edgehold.server.admission import Admission
-from edgehold.server.board import Board, OpenRound
-from edgehold.server.mail import Mail
-from edgehold.server.roster import Member, Roster
-from edgehold.server.rpc import Caller
+from edgehold.server.identity.roster import Member, Roster
+from edgehold.server.rounds.admission import Admission
+from edgehold.server.rounds.board import Board, OpenRound
+from edgehold.server.store.mail import Mail
+from edgehold.server.wire.rpc import Caller
 
 
 class MailboxService:

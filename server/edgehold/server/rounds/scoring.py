@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from edgehold.core.errors import FlError
 from edgehold.core.plan import Plan
-from edgehold.server import records
-from edgehold.server.blobs import FileBlob
-from edgehold.server.floor import Floor
-from edgehold.server.records import RoundRow
+from edgehold.server.rounds.floor import Floor
+from edgehold.server.store import records
+from edgehold.server.store.blobs import FileBlob
+from edgehold.server.store.records import RoundRow
 
-log = logging.getLogger("edgehold.server.runs")
+log = logging.getLogger("edgehold.server.rounds.runs")
 
 
 class Scoring:

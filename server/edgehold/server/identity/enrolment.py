@@ -23,12 +23,12 @@ from edgehold.core.identity import BACKDATE_S, Identity
 from edgehold.proto.strict import exactly
 from edgehold.proto.strict import name as legal_name
 from edgehold.proto.v1 import enrolment_pb2 as pb
-from edgehold.server.ca import LIFE_S, CertificateAuthority
-from edgehold.server.listen import Tls, peer_identity, server_credentials, server_options, start
-from edgehold.server.rpc import Caller, service
-from edgehold.server.tokens import EventLimit, Issued, Tokens
+from edgehold.server.identity.ca import LIFE_S, CertificateAuthority
+from edgehold.server.identity.tokens import EventLimit, Issued, Tokens
+from edgehold.server.wire.listen import Tls, peer_identity, server_credentials, server_options, start
+from edgehold.server.wire.rpc import Caller, service
 
-log = logging.getLogger("edgehold.server.enrolment")
+log = logging.getLogger("edgehold.server.identity.enrolment")
 
 RENEWALS_PER_HOUR = 60
 """Per client; a client needs fewer than two a day."""

@@ -12,10 +12,10 @@ from edgehold.core.command import Finding, examine
 from edgehold.core.errors import ConfigError, FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
-from edgehold.server.ca import CertificateAuthority, trusted_pem
 from edgehold.server.config import ServerConfig, keys_folder, load
-from edgehold.server.operator import SOCKET
-from edgehold.server.spool import RoundKeys
+from edgehold.server.desk.operator import SOCKET
+from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
+from edgehold.server.store.spool import RoundKeys
 
 
 def findings(home: Path, plan: Path | None) -> list[Finding]:

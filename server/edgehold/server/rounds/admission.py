@@ -35,10 +35,10 @@ from edgehold.core.errors import (
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS, UploadStatement
 from edgehold.proto.strict import CHUNK_LIMIT, exactly, name, text
 from edgehold.proto.v1.transfer_pb2 import Manifest, Receipt
-from edgehold.server.board import Board, OpenRound
-from edgehold.server.journal import Journal
-from edgehold.server.roster import Member
-from edgehold.server.spool import SealedFile
+from edgehold.server.identity.roster import Member
+from edgehold.server.rounds.board import Board, OpenRound
+from edgehold.server.store.journal import Journal
+from edgehold.server.store.spool import SealedFile
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 
 from edgehold.core.errors import ConfigError, IdentityError, NotFound
 from edgehold.core.identity import BACKDATE_S, Identity
-from edgehold.server.journal import Journal
+from edgehold.server.store.journal import Journal
 
 MemberState = Literal["active", "suspended", "revoked"]
 

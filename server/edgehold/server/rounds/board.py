@@ -9,10 +9,10 @@ from edgehold.core.contract import Codec
 from edgehold.core.errors import Stale
 from edgehold.core.vectors import Schema
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
-from edgehold.server.blobs import FileBlob
-from edgehold.server.mail import Mail
-from edgehold.server.rounds import Tally
-from edgehold.server.spool import SealedFile
+from edgehold.server.rounds.tally import Tally
+from edgehold.server.store.blobs import FileBlob
+from edgehold.server.store.mail import Mail
+from edgehold.server.store.spool import SealedFile
 
 
 @dataclass(slots=True)

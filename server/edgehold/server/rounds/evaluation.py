@@ -11,8 +11,8 @@ import numpy as np
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Schema
-from edgehold.server.blobs import BlobStore, FileBlob
 from edgehold.server.config import TaskEntry
+from edgehold.server.store.blobs import BlobStore, FileBlob
 
 
 class Evaluation:
@@ -32,7 +32,7 @@ class Evaluation:
         """Start the process (cheap: it loads nothing before the first question)."""
         if self._tasks:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "edgehold.server.evaluator",
+                sys.executable, "-m", "edgehold.server.rounds.evaluator",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 
 from edgehold.core.plan import Plan
-from edgehold.server.floor import Floor
-from edgehold.server.rounds import Tally, wanted
+from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.tally import Tally, wanted
 
 SETTLE_S = 0.5
 """With enough clients for the cohort at hand, wait this long for the rest before drawing."""

@@ -1,7 +1,7 @@
 """When a round may close: pure counting, no clock, no network.
 
 A round moves through planned, open, closing, committed; or abandoned from anywhere before its commit. Each move is in the
-journal before anything is sent (`edgehold.server.runs`).
+journal before anything is sent (`edgehold.server.rounds.runs`).
 """
 
 from dataclasses import dataclass, field

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Schema, Tensor, blocks
-from edgehold.server.blobs import BlobStore, FileBlob, file_blob
+from edgehold.server.store.blobs import BlobStore, FileBlob, file_blob
 
 _HEADER_LIMIT = 16 << 20
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgehold.core.errors import Duplicate
 from edgehold.proto.v1.mailbox_pb2 import FetchResponse
-from edgehold.server.spool import SealedFile
+from edgehold.server.store.spool import SealedFile
 
 PREFIX = "mail-"
 

@@ -13,7 +13,7 @@ from edgehold.core.identity import Identity, identity_of
 from edgehold.core.keys import load_version
 from edgehold.proto.channel import options
 
-log = logging.getLogger("edgehold.server.listen")
+log = logging.getLogger("edgehold.server.wire.listen")
 
 HANDSHAKE_S = 10
 

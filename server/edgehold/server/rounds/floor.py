@@ -5,15 +5,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgehold.server.admission import Admission
-from edgehold.server.blobs import BlobStore
-from edgehold.server.board import Board
-from edgehold.server.evaluation import Evaluation
-from edgehold.server.journal import Journal
+from edgehold.server.identity.roster import Roster
 from edgehold.server.metrics import Metrics
-from edgehold.server.roster import Roster
-from edgehold.server.sessions import Sessions
-from edgehold.server.spool import RoundKeys
+from edgehold.server.rounds.admission import Admission
+from edgehold.server.rounds.board import Board
+from edgehold.server.rounds.evaluation import Evaluation
+from edgehold.server.store.blobs import BlobStore
+from edgehold.server.store.journal import Journal
+from edgehold.server.store.spool import RoundKeys
+from edgehold.server.wire.sessions import Sessions
 
 
 @dataclass(slots=True)

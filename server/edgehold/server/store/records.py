@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from edgehold.core.contract import Facts, Packed
 from edgehold.proto.v1.admin_pb2 import RoundInfo, RunInfo
-from edgehold.server.blobs import BlobStore, file_blob
-from edgehold.server.journal import Journal
+from edgehold.server.store.blobs import BlobStore, file_blob
+from edgehold.server.store.journal import Journal
 
 RUN_STATES = ("queued", "running", "stopped", "finished", "failed")
 

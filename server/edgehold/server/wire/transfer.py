@@ -15,10 +15,10 @@ from edgehold.proto.v1.transfer_pb2 import (
     UploadRequest,
     UploadResponse,
 )
-from edgehold.server.admission import Admission, Upload, offload
-from edgehold.server.board import Board
-from edgehold.server.roster import Member, Roster
-from edgehold.server.rpc import Caller
+from edgehold.server.identity.roster import Member, Roster
+from edgehold.server.rounds.admission import Admission, Upload, offload
+from edgehold.server.rounds.board import Board
+from edgehold.server.wire.rpc import Caller
 
 PROGRESS_BYTES = 64 << 10
 PROGRESS_WINDOW_S = 20.0

@@ -77,9 +77,9 @@ def mint(home: Path, client: str, life_s: float, tasks: tuple[str, ...], part: P
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from edgehold.core.keys import Bundle, encode_bundle, fingerprint
-    from edgehold.server.ca import CertificateAuthority
     from edgehold.server.config import load
-    from edgehold.server.tokens import Tokens
+    from edgehold.server.identity.ca import CertificateAuthority
+    from edgehold.server.identity.tokens import Tokens
 
     config = load(home)
     addresses = config.addresses()

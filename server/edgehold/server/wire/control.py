@@ -6,10 +6,10 @@ from edgehold.core.errors import ERRORS, IdentityError, Stale, WrongShape
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS
 from edgehold.proto.strict import exactly, name, text
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, DeclineRequest, DeclineResponse, Welcome
-from edgehold.server.board import Board
-from edgehold.server.roster import Roster
-from edgehold.server.rpc import Caller
-from edgehold.server.sessions import Sessions
+from edgehold.server.identity.roster import Roster
+from edgehold.server.rounds.board import Board
+from edgehold.server.wire.rpc import Caller
+from edgehold.server.wire.sessions import Sessions
 
 
 class ControlService:

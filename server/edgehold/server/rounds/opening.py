@@ -10,14 +10,14 @@ from edgehold.core.manifest import PROTOCOL_VERSION, TaskStatement, roster_diges
 from edgehold.core.plan import Plan
 from edgehold.core.vectors import Schema
 from edgehold.proto.v1.control_pb2 import TaskAssignment
-from edgehold.server import records
-from edgehold.server.blobs import FileBlob
-from edgehold.server.board import OpenRound
-from edgehold.server.floor import Floor
-from edgehold.server.mail import Mail
-from edgehold.server.records import RoundRow
-from edgehold.server.rounds import Tally
-from edgehold.server.spool import SealedFile
+from edgehold.server.rounds.board import OpenRound
+from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.tally import Tally
+from edgehold.server.store import records
+from edgehold.server.store.blobs import FileBlob
+from edgehold.server.store.mail import Mail
+from edgehold.server.store.records import RoundRow
+from edgehold.server.store.spool import SealedFile
 
 INLINE_LIMIT = 128 << 10
 """Base models up to this size travel inside the task itself."""

@@ -17,17 +17,17 @@ from edgehold.core.streams import select, selection_stream
 from edgehold.core.vectors import Vector
 from edgehold.core.weights import capped
 from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskCancelled
-from edgehold.server import records
-from edgehold.server.blobs import FileBlob, file_blob
-from edgehold.server.board import OpenRound
-from edgehold.server.floor import Floor
-from edgehold.server.gathering import Gathering
-from edgehold.server.opening import Opening
-from edgehold.server.records import RoundRow
-from edgehold.server.rounds import Verdict, wanted
-from edgehold.server.scoring import Scoring
+from edgehold.server.rounds.board import OpenRound
+from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.gathering import Gathering
+from edgehold.server.rounds.opening import Opening
+from edgehold.server.rounds.scoring import Scoring
+from edgehold.server.rounds.tally import Verdict, wanted
+from edgehold.server.store import records
+from edgehold.server.store.blobs import FileBlob, file_blob
+from edgehold.server.store.records import RoundRow
 
-log = logging.getLogger("edgehold.server.runs")
+log = logging.getLogger("edgehold.server.rounds.runs")
 
 
 class RunFailed(FlError):

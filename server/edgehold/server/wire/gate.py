@@ -7,10 +7,10 @@ from typing import Any
 
 from edgehold.core.errors import Busy, Draining, FlError, IdentityError, JournalError, RejectedUpdate, Stale
 from edgehold.core.identity import Identity, Role, identity_of
-from edgehold.server.journal import Journal
+from edgehold.server.identity.roster import Roster
 from edgehold.server.metrics import Metrics
-from edgehold.server.roster import Roster
-from edgehold.server.rpc import Caller, Context
+from edgehold.server.store.journal import Journal
+from edgehold.server.wire.rpc import Caller, Context
 
 _CACHE = 4096
 AUDITED_PER_SECOND = 20.0

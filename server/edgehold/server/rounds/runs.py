@@ -13,14 +13,14 @@ from edgehold.core.plan import Plan, parse_plan
 from edgehold.core.vectors import Schema
 from edgehold.defenses import registry
 from edgehold.proto.v1.admin_pb2 import RunInfo, WatchRunResponse
-from edgehold.server import records, weights_file
-from edgehold.server.blobs import FileBlob, file_blob
-from edgehold.server.driver import Driver
-from edgehold.server.floor import Floor
-from edgehold.server.opening import Opening
-from edgehold.server.records import RoundRow
+from edgehold.server.rounds.driver import Driver
+from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.opening import Opening
+from edgehold.server.store import records, weights_file
+from edgehold.server.store.blobs import FileBlob, file_blob
+from edgehold.server.store.records import RoundRow
 
-log = logging.getLogger("edgehold.server.runs")
+log = logging.getLogger("edgehold.server.rounds.runs")
 
 
 class Runs:

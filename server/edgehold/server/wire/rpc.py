@@ -20,7 +20,7 @@ from edgehold.core.identity import Identity
 from edgehold.proto.status import DETAIL_KEY, detail_of, status_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, CONTROL_LIMIT, decode
 
-log = logging.getLogger("edgehold.server.rpc")
+log = logging.getLogger("edgehold.server.wire.rpc")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

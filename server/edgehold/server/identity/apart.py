@@ -9,12 +9,12 @@ from pathlib import Path
 from edgehold.core import keys
 from edgehold.core.errors import IdentityError
 from edgehold.core.identity import Identity
-from edgehold.server.ca import CertificateAuthority
 from edgehold.server.config import ServerConfig
-from edgehold.server.enrolment import Issuer, own_tls, start_enrolment, start_renewal
-from edgehold.server.tokens import Tokens
+from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment, start_renewal
+from edgehold.server.identity.tokens import Tokens
 
-log = logging.getLogger("edgehold.server.enrolment")
+log = logging.getLogger("edgehold.server.identity.enrolment")
 
 GRACE_S = 1.0
 SERVER_KEY = "server-signing.pub"

@@ -1,0 +1,1 @@
+"""The operator's side: commands ask, show, check and set up."""

@@ -1,0 +1,1 @@
+"""Who is who: the authority, tokens, enrolment and renewal, the roster."""

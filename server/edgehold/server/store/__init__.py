@@ -1,0 +1,1 @@
+"""What lasts: journal, blobs, sealed spool."""

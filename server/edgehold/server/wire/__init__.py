@@ -1,0 +1,1 @@
+"""What arrives and leaves: listeners, the gate, services."""
