@@ -166,8 +166,13 @@ def test_local_states_and_server_states_survive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": 1}, "plan"), ({"clients": 5}, "clients"), ({"adversaries": {"c0001": NAN}}, "attackers"), ({"batch": True}, "batch")],
-)  # fmt: skip
+    [
+        ({"seed": 1}, "plan"),
+        ({"clients": 5}, "clients"),
+        ({"adversaries": {"c0001": NAN}}, "attackers"),
+        ({"batch": True}, "batch"),
+    ],
+)
 def test_a_file_goes_on_with_its_own_run_only(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     store = Store(tmp_path / "a")
     go(synthetic(4), cohort="size = 3", store=store)

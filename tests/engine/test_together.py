@@ -127,7 +127,8 @@ def test_different_models_losses_and_few_clients_stay_apart() -> None:
 
 
 def play(batch: bool, tasks: Any = None, adversaries: Any = None, method: str = "", workers: int = 1) -> Result:
-    text = f'[run]\nname = "t"\nrounds = 3\ntask = "t"\n[cohort]\nsize = 20\nover_select = 1.0\n[method]\nname = "fedavg"\n{method}'
+    head = '[run]\nname = "t"\nrounds = 3\ntask = "t"\n[cohort]\nsize = 20\nover_select = 1.0\n'
+    text = f'{head}[method]\nname = "fedavg"\n{method}'
     fleet = tasks or VirtualFleet("edgehold.client.data.digits:make_task", {"hidden": 16}, 20)
     own = None if tasks else fleet.own_copy()
     return run(*parse_plan(text, registry.method), fleet, own, adversaries, batch=batch, workers=workers)

@@ -76,6 +76,7 @@ class Pool:
                 try:
                     found: list[Answer] | Exception = self._links[worker].recv()
                 except (EOFError, OSError):
+                    self._processes[worker].join(2.0)
                     code = self._processes[worker].exitcode
                     raise FlError(f"a process of virtual clients ended (exit code {code}); was it out of memory?") from None
                 if isinstance(found, Exception):
