@@ -18,6 +18,9 @@ MAY_USE = {
     "client": {"core", "proto", "defenses"},
     "attacks": set(ROOMS),
 }
+# Inside the server, from the ground up: a part uses only parts before it. What stands outside them (configuration, metrics) is
+# used by all; the daemon and the commands use everything.
+SERVER_PARTS = ("store", "identity", "rounds", "wire", "desk")
 # Keys, tokens, identities, seals and signatures: randomness here comes from the operating system, or it is a hole.
 NO_ORDINARY_RANDOMNESS = {"identity", "keys", "ca", "tokens", "enrolment", "spool", "manifest"}
 ORDINARY = ("random", "numpy.random")
@@ -93,6 +96,16 @@ def test_a_room_uses_only_what_it_may(room: str) -> None:
         if uses(everywhere(parsed(path)), f"edgehold.{other}")
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("part", SERVER_PARTS)
+def test_a_part_of_the_server_uses_only_those_below_it(part: str) -> None:
+    above = SERVER_PARTS[SERVER_PARTS.index(part) + 1 :]
+    modules_here = sorted((REPOSITORY / "server" / "edgehold" / "server" / part).glob("*.py"))
+    assert len(modules_here) > 1
+    for path in modules_here:
+        names = everywhere(parsed(path))
+        assert not [one for one in (*above, "daemon", "app") if uses(names, f"edgehold.server.{one}")], path
 
 
 def test_no_ordinary_randomness_where_secrets_are_made() -> None:

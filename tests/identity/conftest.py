@@ -18,8 +18,8 @@ from edgehold.core import keys
 from edgehold.core.errors import FlError, JournalError
 from edgehold.core.identity import Identity, Role
 from edgehold.server.identity.ca import CertificateAuthority
-from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.identity.tokens import Tokens
+from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 
 
 @dataclass

@@ -21,8 +21,8 @@ from edgehold.core.errors import BadSignature, Busy, ConfigError, FlError, Ident
 from edgehold.core.identity import Identity, identity_of
 from edgehold.proto.channel import Stub, client_options
 from edgehold.proto.v1 import enrolment_pb2 as pb
-from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment
 from edgehold.server.identity.tokens import REFUSED
+from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment
 
 if TYPE_CHECKING:
     from tests.identity.conftest import Place

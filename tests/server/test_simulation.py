@@ -30,10 +30,10 @@ from edgehold.defenses.baselines.fedavg.state import Update
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, decode
 from edgehold.proto.v1.transfer_pb2 import Receipt, ResumeRequest, UploadRequest
 from edgehold.server.identity.roster import Roster
+from edgehold.server.rounds import admission as admission_module
 from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board, OpenRound
 from edgehold.server.rounds.tally import Tally, Verdict
-from edgehold.server.rounds import admission as admission_module
 from edgehold.server.store import records
 from edgehold.server.store.blobs import BlobStore, FileBlob
 from edgehold.server.store.journal import Journal

@@ -420,7 +420,7 @@ def enrolment(log_format: Any, equip: bool, home: Path, as_json: bool) -> None:
 
     from edgehold.core import logs
     from edgehold.server.config import load
-    from edgehold.server.identity.apart import serve_enrolment
+    from edgehold.server.wire.apart import serve_enrolment
 
     logs.setup("json" if as_json else log_format, "info")
     if equip:

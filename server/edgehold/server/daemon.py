@@ -27,7 +27,6 @@ from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
 from edgehold.server.config import ServerConfig, keys_folder
 from edgehold.server.desk.operator import SOCKET, socket_address
 from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
-from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.identity.roster import Roster
 from edgehold.server.identity.tokens import Tokens
 from edgehold.server.metrics import Metrics
@@ -36,16 +35,17 @@ from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.evaluation import Evaluation
 from edgehold.server.rounds.floor import Floor
 from edgehold.server.rounds.runs import Runs
+from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.store.blobs import BlobStore
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.spool import RoundKeys
 from edgehold.server.wire import listen
 from edgehold.server.wire.admin import AdminService
 from edgehold.server.wire.control import ControlService
+from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.wire.gate import Doorman, RefusalLog, background
 from edgehold.server.wire.mailbox import MailboxService
 from edgehold.server.wire.rpc import service
-from edgehold.server.wire.sessions import Sessions
 from edgehold.server.wire.transfer import TransferService
 
 log = logging.getLogger("edgehold.server")

@@ -5,8 +5,8 @@ from pathlib import Path
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError
 from edgehold.proto.strict import name as legal_name
-from edgehold.server.identity.apart import SERVER_KEY
 from edgehold.server.identity.ca import CertificateAuthority
+from edgehold.server.wire.apart import SERVER_KEY
 
 TEMPLATE = """\
 # Configuration of one fl-server. Unknown keys are refused with a suggestion.

@@ -1,1 +1,1 @@
-"""Who is who: the authority, tokens, enrolment and renewal, the roster."""
+"""Who is who: the certificate authority, tokens, the roster."""

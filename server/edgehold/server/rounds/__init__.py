@@ -1,1 +1,1 @@
-"""How a run is driven: who is asked, what is admitted, when a round closes."""
+"""How a run is driven: who is here, who is asked, what is admitted, when a round closes."""

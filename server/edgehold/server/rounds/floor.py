@@ -10,10 +10,10 @@ from edgehold.server.metrics import Metrics
 from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.evaluation import Evaluation
+from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.store.blobs import BlobStore
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.spool import RoundKeys
-from edgehold.server.wire.sessions import Sessions
 
 
 @dataclass(slots=True)

@@ -1,1 +1,1 @@
-"""What lasts: journal, blobs, sealed spool."""
+"""What lasts: journal, blobs, sealed spool. Uses no other room of the server."""

@@ -1,1 +1,1 @@
-"""What arrives and leaves: listeners, the gate, services."""
+"""What arrives and leaves: listeners, the gate, one module per service."""

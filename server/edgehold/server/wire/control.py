@@ -8,8 +8,8 @@ from edgehold.proto.strict import exactly, name, text
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, DeclineRequest, DeclineResponse, Welcome
 from edgehold.server.identity.roster import Roster
 from edgehold.server.rounds.board import Board
+from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.wire.rpc import Caller
-from edgehold.server.wire.sessions import Sessions
 
 
 class ControlService:

@@ -11,10 +11,10 @@ from edgehold.core.errors import IdentityError
 from edgehold.core.identity import Identity
 from edgehold.server.config import ServerConfig
 from edgehold.server.identity.ca import CertificateAuthority
-from edgehold.server.identity.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.identity.tokens import Tokens
+from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 
-log = logging.getLogger("edgehold.server.identity.enrolment")
+log = logging.getLogger("edgehold.server.wire.enrolment")
 
 GRACE_S = 1.0
 SERVER_KEY = "server-signing.pub"

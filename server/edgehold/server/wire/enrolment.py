@@ -28,7 +28,7 @@ from edgehold.server.identity.tokens import EventLimit, Issued, Tokens
 from edgehold.server.wire.listen import Tls, peer_identity, server_credentials, server_options, start
 from edgehold.server.wire.rpc import Caller, service
 
-log = logging.getLogger("edgehold.server.identity.enrolment")
+log = logging.getLogger("edgehold.server.wire.enrolment")
 
 RENEWALS_PER_HOUR = 60
 """Per client; a client needs fewer than two a day."""
