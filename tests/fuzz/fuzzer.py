@@ -52,10 +52,10 @@ from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.proto.v1.transfer_pb2 import Manifest
 from edgehold.server.config import ServerConfig
 from edgehold.server.identity.ca import CertificateAuthority
-from edgehold.server.identity.enrolment import csr_key
 from edgehold.server.rounds.admission import statement_of
 from edgehold.server.store import weights_file
 from edgehold.server.store.blobs import BlobStore
+from edgehold.server.wire.enrolment import csr_key
 
 GROWTH_LIMIT = 64 << 20
 SLOW_S = 1.0
