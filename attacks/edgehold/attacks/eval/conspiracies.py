@@ -66,7 +66,7 @@ class Alie:
         return max(choices, key=lambda lies: harm(view, lies, mean))
 
 
-GRID = (0.1, 0.5, 1.0, 2.0, 5.0, 20.0, 50.0)
+GRID = (0.5, 1.0, 2.0, 5.0, 20.0)
 """Factors that are tried first, with both signs."""
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -81,7 +81,7 @@ class Searched:
 
     members: frozenset[str]
     kind: Literal["ipm", "alie"] = "alie"
-    steps: int = 6
+    steps: int = 4
 
     def lie(self, view: View) -> Mapping[str, Any]:
         """See the class."""

@@ -49,17 +49,18 @@ WON = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """limit: records per client."""
+    """limit: records per client; hidden: width of the perceptron."""
 
     dataset: str
+    hidden: int
     limit: int
     rounds: int
     local_epochs: int
     learning_rate: float
 
 
-FULL = Scale("fashion-mnist", 300, 40, 1, 0.1)
-QUICK = Scale("digits", 144, 25, 2, 0.1)
+FULL = Scale("fashion-mnist", 32, 300, 30, 1, 0.1)
+QUICK = Scale("digits", 32, 144, 25, 2, 0.2)
 
 
 def cells(options: Options) -> list[Cell]:
@@ -85,7 +86,7 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     path = "" if cell["dataset"] == "digits" or data is None else str(data / cell["dataset"])
     dealt = PARTITIONS[cell["partition"]] | {
         "dataset": cell["dataset"], "path": path, "holders": HONEST, "limit": cell["limit"], "seed": cell["seed"],
-        "model": "mlp", "net": {"hidden": [64]},
+        "model": "mlp", "net": {"hidden": [cell["hidden"]]},
     }  # fmt: skip
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, clients)
     members = frozenset(list(fleet)[HONEST:])
@@ -156,8 +157,8 @@ def _cell(
     return {
         "rule": rule, "attack": attack, "liars": liars, "partition": partition, "seed": seed,
         "withstand": (0 if rule == "average" else liars) if withstand is None else withstand,
-        "dataset": scale.dataset, "limit": scale.limit, "rounds": scale.rounds, "local_epochs": scale.local_epochs,
-        "learning_rate": scale.learning_rate,
+        "dataset": scale.dataset, "hidden": scale.hidden, "limit": scale.limit, "rounds": scale.rounds,
+        "local_epochs": scale.local_epochs, "learning_rate": scale.learning_rate,
     }  # fmt: skip
 
 
