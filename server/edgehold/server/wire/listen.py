@@ -1,6 +1,7 @@
 """How a server listens: transport limits, and TLS whose keys, chain and trusted roots are read anew for every handshake."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from edgehold.proto.channel import options
 log = logging.getLogger("edgehold.server.wire.listen")
 
 HANDSHAKE_S = 10
+SETTLE_S = 0.1
+"""Before TLS files are exchanged, handshakes that took the old ones get this long to have begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +56,33 @@ def server_credentials(read: Callable[[], Tls], *, client_certificates: bool) ->
     client_certificates: demand one that chains to `roots_pem`. read: runs on gRPC's threads, must not block for long; what it
     raises at the start is raised here. Later a failure is logged and what was read last stays in force: a disk in trouble
     must not lock the whole federation out.
+
+    A TLS session can be resumed until the next rotation, which is why every gate looks at the certificate's end itself.
     """
     last = read()
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        nonlocal last
-        try:
-            last = read()
-        except (FlError, OSError) as error:
-            log.error("TLS files cannot be read, the last ones stay in force: %s", error)
-        # Never "unchanged": a fresh configuration also forgets TLS sessions, so that nobody resumes one past its certificate.
         return grpc.ssl_server_certificate_configuration(
             [(last.key_pem, last.chain_pem)], last.roots_pem if client_certificates else None
         )
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, client_certificates)
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal last
+        try:
+            found = read()
+        except (FlError, OSError) as error:
+            log.error("TLS files cannot be read, the last ones stay in force: %s", error)
+            return None
+        if found == last:
+            return None
+        # gRPC frees the old configuration although a handshake that asked before us may just be starting from it, and then
+        # the process dies (grpc issue 36693). It asks one handshake at a time, so those before us start while we wait here.
+        time.sleep(SETTLE_S)
+        last = found
+        return configuration()
+
+    # None means unchanged, which the type stubs do not know.
+    return grpc.dynamic_ssl_server_credentials(configuration(), changed, client_certificates)  # type: ignore[arg-type]
 
 
 async def start(
