@@ -34,7 +34,7 @@ class Settings(Training, frozen=True, kw_only=True):
     """
 
     rule: str = "average"
-    liars: Annotated[int, msgspec.Meta(ge=0)] = 0
+    liars: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     server_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
     clip_norm: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
