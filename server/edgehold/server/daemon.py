@@ -124,6 +124,8 @@ class Daemon:
                     issuer = self._issuer(identity, identity.authority, tokens, refusals)
                     await self._open_enrolment(issuer, identity, floor.roster)
                 runs.restore()
+                # Rounds that were open are on the board again before the first client is let in.
+                await asyncio.sleep(0)
                 for doorman in self._doormen:
                     doorman.draining = False
                 await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -218,7 +218,9 @@ class Driver:
             return True
 
         if not await self.floor.journal.write(change):
-            return  # its commit was already on the way when the run was stopped
+            # Its commit was already on the way when the run was stopped: it is over, one way or the other.
+            await self._sweep(row, opened)
+            return
         log.warning("run %s round %d attempt %d abandoned: %s", self.run, row.round, row.attempt, why)
         if opened:
             self.floor.board.take_down(opened)
