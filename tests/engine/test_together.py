@@ -11,6 +11,7 @@ from torch import nn
 
 from edgehold.core import torch_together
 from edgehold.core.contract import Facts
+from edgehold.core.facts import FACTS
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining, Task
@@ -138,6 +139,7 @@ def test_a_run_says_which_path_it_took_and_comes_out_the_same() -> None:
     plain, stacked = play(False, method="local_epochs = 2"), play(True, method="local_epochs = 2")
     assert "clients_batched" not in plain.rounds[0]
     assert [facts["clients_batched"] for facts in stacked.rounds] == [20.0] * 3
+    assert set(stacked.rounds[0]) <= set(FACTS)
     one, other = plain.model.whole(), stacked.model.whole()
     assert np.abs(one - other).max() <= SHARE * np.abs(one).max()
     assert stacked.rounds[-1]["accuracy"] == pytest.approx(plain.rounds[-1]["accuracy"], abs=0.01)

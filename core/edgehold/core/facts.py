@@ -19,6 +19,7 @@ _ALL = (
     Fact("clients_admitted", "clients", "Clients whose update was admitted before the round closed"),
     Fact("clients_declined", "clients", "Clients that declined or failed the round's task"),
     Fact("clients_rejected", "clients", "Clients whose update broke the method's law and was refused"),
+    Fact("clients_batched", "clients", "Virtual clients whose training was computed together with others'"),
     Fact("updates_clipped", "updates", "Admitted updates whose norm was above the plan's clip and was cut to it"),
     Fact("update_norm_median", "", "Median Euclidean norm of the admitted updates"),
     Fact("step_norm", "", "Euclidean norm of the change of the global model"),

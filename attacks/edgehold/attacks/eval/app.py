@@ -37,7 +37,9 @@ def main() -> None:
       fl-eval simulate plan.toml --clients 1000 --task edgehold.client.data.digits:make_task --out sim
       fl-eval facts sim
 
-    Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage, 3 a bar does not hold.
+    \b
+    Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage,
+    3 a bar does not hold.
     """
 
 

@@ -194,7 +194,7 @@ class _Play:
 
 
 def _model(server: ServerSide[Any, Any, Any], state: Any) -> Vector:
-    return Vector(server.pack(state).blobs["model"])
+    return server.weights(state, MemorySpace())
 
 
 def _identity(

@@ -1,0 +1,73 @@
+"""Reproductions: the quick ones hold here and now, and a defence that is none does not pass."""
+
+from pathlib import Path
+
+import pytest
+
+from edgehold.attacks.eval.cells import Played, play_all
+from edgehold.attacks.eval.reproductions import Options, fedavg, find, robust_rules
+from edgehold.core.errors import ConfigError
+
+
+@pytest.mark.slow
+def test_fedavg_on_even_data_is_within_a_point_of_central_training() -> None:
+    options = Options(3, quick=True)
+    report = fedavg.judge(options, play_all("fedavg", fedavg.cells(options), None, None, 1))
+    assert report.holds, report.text()
+
+
+@pytest.mark.slow
+def test_the_average_falls_and_mixing_holds_on_digits() -> None:
+    options = Options(1, quick=True)
+    played = play_all("robust_rules", robust_rules.cells(options), None, None, 1)
+    report = robust_rules.judge(options, played)
+    assert report.holds, report.text()
+    # Were the defence as open as the average, the same bars would not hold.
+    open_ = [_swap(one, played) for one in played]
+    assert not robust_rules.judge(options, open_).holds
+    # And were the attacks harmless, neither: nothing would have been withstood.
+    calm = [Played(one.cell, played[0].value, 0.0, "") for one in played]
+    assert [bar.holds for bar in robust_rules.judge(options, calm).bars] == [True] * 4 + [False]
+    assert "proves nothing" in robust_rules.judge(options, calm).notes[0]
+
+
+def _swap(one: Played, played: list[Played]) -> Played:
+    """A defended cell with the undefended outcome."""
+    if one.cell["rule"] == "average":
+        return one
+    twin = {**one.cell, "rule": "average", "withstand": 0}
+    return Played(one.cell, next(p.value for p in played if p.cell == twin), 0.0, "")
+
+
+@pytest.mark.slow
+def test_a_cell_on_fashion_mnist(real: Path) -> None:
+    options = Options(1, data=real)
+    cell = {**robust_rules.cells(options)[0], "rounds": 3}
+    assert (cell["dataset"], cell["rule"], cell["attack"]) == ("fashion-mnist", "average", "none")
+    assert robust_rules.play(cell, real)["accuracy"] > 0.4  # chance is 0.1
+
+
+def test_the_full_table_is_full_and_every_cell_determines_its_run() -> None:
+    options = Options(5, data=Path("/nowhere"))
+    cells = robust_rules.cells(options)
+    keys = [tuple(sorted(cell.items())) for cell in cells]
+    assert len(set(keys)) == len(keys)
+    seen = {(c["rule"], c["attack"], c["liars"], c["partition"]) for c in cells}
+    for rule in robust_rules.RULES:
+        for attack in robust_rules.ATTACKS:
+            for liars in (1, 2, 3, 4):
+                for partition in ("iid", "dirichlet 0.1", "one class"):
+                    assert (rule, attack, liars, partition) in seen
+    judged = [c for c in cells if (c["rule"], c["liars"], c["partition"]) == (robust_rules.DEFENCE, 2, "iid")]
+    assert sorted({c["seed"] for c in judged}) == [0, 1, 2, 3, 4]
+    assert "/nowhere" not in str(cells)
+
+
+def test_registered_reproductions_keep_the_interface() -> None:
+    for name in ("fedavg", "robust_rules"):
+        one = find(name)
+        assert name == one.NAME
+        assert one.SUMMARY
+        assert one.cells(Options(1, quick=True))
+    with pytest.raises(ConfigError, match="no reproduction"):
+        find("nothing")
