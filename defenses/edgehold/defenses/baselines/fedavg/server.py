@@ -8,9 +8,10 @@ import numpy as np
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError, WrongShape
+from edgehold.core.rng import stream
 from edgehold.core.vectors import Array, Schema, Sink, Space, Vector, finite_norm
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, State, Training, Update
-from edgehold.defenses.baselines.rules import VectorRows, rule
+from edgehold.defenses.baselines.rules import Round, VectorRows, recipe
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -22,7 +23,7 @@ class FedAvgServer:
         self._settings = settings
         self._schema = schema
         self._seed = seed
-        self._rule = rule(settings.rule)
+        self._rule = recipe(settings.rule, settings.rule_options)
         self._training = Training(**{name: getattr(settings, name) for name in Training.__struct_fields__})
 
     def start(self, model: Vector) -> State:
@@ -33,7 +34,7 @@ class FedAvgServer:
 
     def open(self, state: State, cohort: Cohort) -> Order:
         """The same order for everyone."""
-        return Order(state.model, self._training, self._seed)
+        return Order(state.model, self._training, self._seed, self._settings.client_momentum)
 
     def claim(self, update: Update) -> float:
         """The claimed sample count."""
@@ -50,10 +51,19 @@ class FedAvgServer:
         norms = [finite_norm(one.update.delta) if one.update.norm is None else one.update.norm for one in updates]
         clip = settings.clip_norm
         scales = [1.0 if clip is None or norm <= clip else clip / norm for norm in norms]
-        step = _Step(state, settings.server_momentum, settings.server_learning_rate, space)
-        self._rule.aggregate(VectorRows(deltas, scales), [weighted.weight for weighted in updates], settings.liars, step)
+        memory = space.sink(self._schema.size) if self._rule.remembers else None
+        step = _Step(state, settings.server_momentum, settings.server_learning_rate, space, memory)
+        now = Round(
+            liars=settings.liars,
+            weights=[weighted.weight for weighted in updates],
+            clients=[weighted.client for weighted in updates],
+            previous=state.combined,
+            rng=stream(self._seed, "rule", state.draws),
+        )
+        self._rule.aggregate(VectorRows(deltas, scales), now, step)
         model = step.finish()
-        return State(model, step.velocity()), {
+        combined = memory.finish() if memory is not None else None
+        return State(model, step.velocity(), combined, state.draws + self._rule.seeded), {
             "updates_clipped": float(sum(scale < 1.0 for scale in scales)),
             "update_norm_median": median(norms),
             "step_norm": step.norm,
@@ -64,37 +74,46 @@ class FedAvgServer:
         return state.model
 
     def pack(self, state: State) -> Packed:
-        """Model and velocity."""
+        """Model, velocity, last combined update, and how often the rule drew."""
         blobs = {"model": state.model.blob}
         if state.velocity is not None:
             blobs["velocity"] = state.velocity.blob
-        return Packed(blobs)
+        if state.combined is not None:
+            blobs["combined"] = state.combined.blob
+        return Packed(blobs, {"draws": state.draws} if state.draws else {})
 
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
-        if "model" not in packed.blobs:
+        model, velocity, combined = (
+            Vector(packed.blobs[name]) if name in packed.blobs else None for name in ("model", "velocity", "combined")
+        )
+        if model is None:
             raise ConfigError(f"stored state has {sorted(packed.blobs)}; a model is missing")
-        velocity = packed.blobs.get("velocity")
-        return State(Vector(packed.blobs["model"]), Vector(velocity) if velocity is not None else None)
+        return State(model, velocity, combined, int(packed.scalars.get("draws", 0)))
 
 
 class _Step:
     """Takes the combined update block by block and writes v' = beta v + update and w' = w + eta v' as it comes.
 
+    memory: where the combined update itself is kept for the next round.
+
     Source: FedAvgM, Hsu et al. 2019, arXiv:1909.06335; beta 0 and eta 1 are plain FedAvg.
     """
 
-    def __init__(self, state: State, beta: float, eta: float, space: Space) -> None:
+    def __init__(self, state: State, beta: float, eta: float, space: Space, memory: Sink | None = None) -> None:
         self._state, self._beta, self._eta = state, beta, eta
         size = state.model.size
         self._model: Sink = space.sink(size)
         self._velocity: Sink | None = space.sink(size) if beta > 0 else None
         self._at, self._squares = 0, 0.0
+        self._memory = memory
 
     def write(self, values: Array) -> None:
         start, stop = self._at, self._at + len(values)
         self._at = stop
         moved = values.astype(np.float64)
+        if self._memory is not None:
+            self._memory.write(_float32(moved))
         if self._velocity is not None:
             if self._state.velocity is not None:
                 moved += self._beta * self._state.velocity.read(start, stop).astype(np.float64)

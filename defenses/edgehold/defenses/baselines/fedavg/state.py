@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 
 from edgehold.core.config import Config
+from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Vector
 
 SEED_LIMIT = 1 << 63
@@ -28,31 +29,41 @@ class Training(Config, frozen=True, kw_only=True):
 class Settings(Training, frozen=True, kw_only=True):
     """The [method] table of a FedAvg plan.
 
-    rule: how updates are combined (`edgehold.defenses.baselines.rules`); liars: how many lying clients it must withstand.
+    rule: how updates are combined, "nnm+trimmed_mean" with pre-steps (`edgehold.defenses.baselines.rules`); rule_options:
+    numbers that its parts take; liars: how many lying clients it must withstand.
+    client_momentum: each device sends a running mean of its changes, m' = beta m + (1 - beta) change (Karimireddy et al. 2021).
     server_momentum, server_learning_rate: beta and eta of FedAvgM (Hsu et al. 2019); 0 and 1 are plain FedAvg.
     clip_norm: an update of larger Euclidean norm is scaled down to it and counted; one above 1000 times it is refused.
     """
 
     rule: str = "average"
+    rule_options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
     liars: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    client_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     server_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
     clip_norm: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
 
     def check(self, updates: int) -> None:
-        """`ConfigError` when the rule is unknown or cannot withstand `liars` among that many updates."""
-        from edgehold.defenses.baselines.rules import rule  # a device that decodes orders has no use for the rules
+        """`ConfigError` when rule or options are unknown, or cannot withstand `liars` among that many updates."""
+        from edgehold.defenses.baselines.rules import recipe  # a device that decodes orders has no use for the rules
 
-        rule(self.rule).check(updates, self.liars)
+        recipe(self.rule, self.rule_options).check(updates, self.liars)
+        if self.client_momentum > 0:  # until the order's payload has a field for it, a plan must not seem to get it
+            raise ConfigError("method.client_momentum: orders do not carry it in this version", field="method.client_momentum")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a device is asked to do. model: (schema.size,) float32; seed: training seed of the run."""
+    """What a device is asked to do. model: (schema.size,) float32; seed: training seed of the run.
+
+    client_momentum: beta of the running mean that the device sends instead of its change; 0: the change itself.
+    """
 
     model: Vector
     training: Training
     seed: int
+    client_momentum: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,11 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The global model and, with server momentum, the running sum of steps; both (schema.size,) float32."""
+    """The global model; with server momentum, the running sum of steps; for a rule that remembers, the last combined
+    update; all (schema.size,) float32. draws: rounds closed, counted for rules that draw at random.
+    """
 
     model: Vector
     velocity: Vector | None = None
+    combined: Vector | None = None
+    draws: int = 0

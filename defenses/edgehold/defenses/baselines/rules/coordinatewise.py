@@ -1,51 +1,73 @@
 """Rules that look at one coordinate at a time: one pass over the updates, block by block of columns.
 
-Each turns (n, columns) float32 into (columns,) float64; the caller adds blocks up to a vector.
+Each works on rows in ascending order per column and adds up in float64 in that order: any order of the clients and any
+block size give the same bits.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
-from edgehold.core.vectors import Array, FloatArray, Sink, blocks
-from edgehold.defenses.baselines.rules.rows import Rows, columns
+from edgehold.core.vectors import Array, Sink
+from edgehold.defenses.baselines.rules.ordering import by_column
+from edgehold.defenses.baselines.rules.rows import Rows
 
 
-def average(rows: Rows, weights: Sequence[float], f: int, sink: Sink) -> None:
-    """Weighted mean, added up in float64 row after row: the same bits for any block size and on any machine."""
-    shares = np.asarray(weights, dtype=np.float64)
-    shares = shares / shares.sum()
-    for lo, hi in blocks(rows.d, columns(rows)):
-        total = np.zeros(hi - lo)
-        term = np.empty(hi - lo)
-        for index in range(rows.n):
-            term[:] = rows.row(index, lo, hi)
-            total += np.multiply(term, shares[index], out=term)
-        sink.write(total)
-
-
-def median(rows: Rows, weights: Sequence[float], f: int, sink: Sink) -> None:
+def median(rows: Rows, sink: Sink) -> None:
     """Middle value of each coordinate; the mean of the two middle ones for an even number of rows."""
-    low, high = (rows.n - 1) // 2, rows.n // 2 + 1
-    for lo, hi in blocks(rows.d, columns(rows)):
-        sink.write(_mean(ascending(rows.block(lo, hi))[low:high]))
+    middle = _middle(rows.n)
+    wanted = ["middle" if rank in middle else None for rank in range(rows.n)]
+    by_column(
+        rows,
+        wanted,
+        lambda ordered: _mean([ordered[rank] for rank in middle]),
+        sink,
+        lambda ordered: _mean([ordered[:, rank] for rank in middle]),
+    )
 
 
-def trimmed_mean(rows: Rows, weights: Sequence[float], f: int, sink: Sink) -> None:
-    """Mean of each coordinate after its f smallest and f largest values are dropped."""
-    for lo, hi in blocks(rows.d, columns(rows)):
-        sink.write(_mean(ascending(rows.block(lo, hi))[f : rows.n - f]))
+def trimmed_mean(rows: Rows, cut: int, sink: Sink) -> None:
+    """Mean of each coordinate after its `cut` smallest and `cut` largest values are dropped."""
+    wanted = ["kept" if cut <= rank < rows.n - cut else None for rank in range(rows.n)]
+    kept = slice(cut, rows.n - cut)
+    by_column(rows, wanted, lambda ordered: _mean(ordered[kept]), sink, lambda ordered: _mean_across(ordered[:, kept]))
 
 
-def ascending(block: FloatArray) -> FloatArray:
-    """The rows of (n, columns), each column sorted: any order of the clients gives the same."""
-    # Sorting along the last axis of a transposed copy uses vector instructions; along the first it does not.
-    return np.sort(np.ascontiguousarray(block.T), axis=1).T
+def mean_around_median(rows: Rows, keep: int, sink: Sink) -> None:
+    """Mean of the `keep` values of each coordinate nearest its median; of two equally near, the smaller one is taken.
+
+    In ascending order they are neighbours, so the right window is found by moving it upwards while the value that would
+    enter is nearer than the one that would leave.
+    """
+    n = rows.n
+    middle = _middle(n)
+
+    def finish(ordered: list[Array]) -> Array:
+        twice = np.add(ordered[middle[0]], ordered[middle[-1]], dtype=np.float64)
+        window = ordered[:keep]
+        for leaving in range(n - keep):
+            entering = ordered[leaving + keep]
+            # median - leaving > entering - median, without differences, whose rounding could make ties. Once false, it
+            # stays false further up: each slot of the window holds the last value that entered through it.
+            nearer = np.add(ordered[leaving], entering, dtype=np.float64) < twice
+            np.copyto(window[leaving % keep], entering, where=nearer)
+        return _mean(window)
+
+    wanted = [rank if rank < n - keep or rank >= keep or rank in middle else "inside" for rank in range(n)]
+    by_column(rows, wanted, finish, sink)
 
 
-def _mean(ordered: FloatArray) -> Array:
-    total = np.zeros(ordered.shape[1])
-    for values in ordered:
-        total += values
-    # Adding to +0 also makes -0 into +0, whose place among equal values a sort does not settle.
-    return total / len(ordered)
+def _middle(n: int) -> tuple[int, ...]:
+    return tuple(sorted({(n - 1) // 2, n // 2}))
+
+
+def _mean(values: list[Array]) -> Array:
+    total = np.zeros(len(values[0]))
+    for row in values:
+        # Adding to +0 also makes -0 into +0, whose place among equal values a sort does not settle.
+        total += row
+    return total / len(values)
+
+
+def _mean_across(values: Array) -> Array:
+    # Widened first: a sum that casts as it goes is cut at buffer ends, and its bits would depend on the block.
+    wide = values.astype(np.float64)
+    return np.asarray((np.add.reduce(wide, axis=1) + 0.0) / wide.shape[1])
