@@ -168,6 +168,21 @@ def test_a_bar_that_does_not_hold_is_exit_code_3(toy: Toy, tmp_path: Path) -> No
     )
 
 
+def test_a_result_becomes_the_measured_part_of_a_card(toy: Toy, tmp_path: Path) -> None:
+    result, card = tmp_path / "toy.json", tmp_path / "card.md"
+    fl_eval("reproduce", "toy", "--seeds", "3", "--workers", "1", "--json", result)
+    assert "| sum of squares | <= 5 | 5.0000 | 0.0000 | yes |" in fl_eval("render", result).stdout
+    card.write_text("# Toy\n\n<!-- measured -->\nformer\n<!-- /measured -->\n\nend\n")
+    fl_eval("render", result, "--into", card)
+    text = card.read_text()
+    assert "former" not in text
+    assert "`fl-eval reproduce toy --seeds 3`: 3 runs" in text
+    assert text.startswith("# Toy\n\n<!-- measured -->\n")
+    assert text.endswith("- A note.\n<!-- /measured -->\n\nend\n")
+    card.write_text("# Toy\n")
+    assert "no place" in fl_eval("render", result, "--into", card, expect=1).stderr
+
+
 def test_finished_cells_are_not_played_again(toy: Toy, tmp_path: Path) -> None:
     fl_eval("reproduce", "toy", "--seeds", "2", "--workers", "1", "--out", tmp_path)
     kept = tmp_path / "toy.jsonl"

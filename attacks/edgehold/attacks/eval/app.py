@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from edgehold.attacks.eval import cells, reproductions
-from edgehold.attacks.eval.bars import Table, aligned
+from edgehold.attacks.eval.bars import Table, aligned, markdown
 from edgehold.core.command import Commands, as_json_option
 from edgehold.core.config import parse_toml
 from edgehold.core.errors import ConfigError
@@ -117,6 +117,32 @@ def facts(folder: Path, as_json: bool) -> None:
     names = [name for name in ("round", "accuracy", "loss", "clients_admitted", "step_norm", "seconds") if name in rounds[0]]
     rows = [[f"{one.get(name, float('nan')):.6g}" for name in names] for one in rounds]
     click.echo(aligned(Table(str(folder), names, rows)))
+
+
+_BEGIN, _END = "<!-- measured -->\n", "\n<!-- /measured -->"
+
+
+@main.command()
+@click.argument("result", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--into", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Card whose table is renewed.")
+def render(result: Path, into: Path | None) -> None:
+    """Tables of RESULT, a file that `reproduce --json` wrote, as Markdown.
+
+    --into puts them between <!-- measured --> and <!-- /measured --> of a method's card.
+    """
+    found = json.loads(result.read_text(encoding="utf-8"))
+    quick = " --quick" if found["quick"] else ""
+    text = markdown(found, f"fl-eval reproduce {found['method']}{quick} --seeds {found['seeds']}")
+    if into is None:
+        click.echo(text)
+        return
+    before, begun, rest = into.read_text(encoding="utf-8").partition(_BEGIN)
+    _, ended, after = rest.partition(_END)
+    if not begun or not ended:
+        raise ConfigError(
+            f"{into}: has no place for measured tables: put {_BEGIN.strip()} and {_END.strip()} there", field="into"
+        )
+    into.write_text(before + begun + text + ended + after, encoding="utf-8")
 
 
 def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -82,7 +82,20 @@ def aligned(table: Table) -> str:
     return "\n".join([table.title, *(f"  {line}" for line in body)])
 
 
-def markdown(table: Table) -> str:
-    """For documents."""
-    lines = [f"| {' | '.join(table.heads)} |", "|" + " --- |" * len(table.heads)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table.rows)])
+_HOLDS = {True: "yes", False: "**no**"}
+
+
+def markdown(found: dict[str, Any], command: str) -> str:
+    """What `fl-eval reproduce --json` wrote, as the measured part of a method's card. command: that gave it."""
+    judged = Table(
+        "Bars", ("bar", "target", "mean", "sd over seeds", "holds"),
+        [(b["name"], f"{b['sense']} {b['target']:g}", f"{b['value']:.4f}", f"{b['spread']:.4f}", _HOLDS[b["holds"]])
+         for b in found["bars"]],
+    )  # fmt: skip
+    tables = [judged, *(Table(**table) for table in found["tables"])]
+    told = f"`{command}`: {len(found['cells'])} runs, {found['processor_seconds']:.0f} processor seconds; seeds 0 to "
+    lines = [f"{told}{found['seeds'] - 1}; commit {', '.join(found['commits'])}."]
+    for table in tables:
+        lines += ["", f"{table.title}:", "", f"| {' | '.join(table.heads)} |", "|" + " --- |" * len(table.heads)]
+        lines += [f"| {' | '.join(row)} |" for row in table.rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in found["notes"])])
