@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from edgehold.attacks import demo
 from edgehold.attacks.testbed import eventually
 
 COMMAND = [sys.executable, "-m", "edgehold.attacks.demo"]
@@ -85,51 +83,3 @@ def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
     assert "interrupted; every process is stopped" in said
     assert working_in(kept) == []
     assert (kept / "federation" / "seed-0" / "server.log").exists()
-
-
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "federation").mkdir()
-    (tmp_path / "federation" / "thesis.txt").touch()
-    with pytest.raises(demo.Failed, match="choose another folder"):
-        demo.Folders(tmp_path)
-    assert (tmp_path / "federation" / "thesis.txt").exists()
-    ours = demo.Folders(tmp_path / "ours")
-    (ours.work / "left").touch()
-    assert not (demo.Folders(tmp_path / "ours").work / "left").exists()
-
-
-def outcome(scenario: demo.Scenario, seed: int, accuracy: float) -> demo.Outcome:
-    return demo.Outcome(scenario, seed, [0.1, accuracy], 2.0, 1000, Path("model"))
-
-
-def test_the_table_gives_the_mean_and_the_spread_of_seeds() -> None:
-    scores = {"clean": (0.9, 1.0), "attacked": (0.1, 0.3), "defended": (0.8, 0.9)}
-    many = [outcome(scenario, seed, scores[scenario.name][seed]) for seed in (0, 1) for scenario in demo.SCENARIOS]
-    titles, *rows = demo.comparison(many, 0.96).splitlines()
-    assert "LOWEST TO HIGHEST" in titles
-    assert [row.split()[0] for row in rows] == list(scores)
-    assert rows[0].split()[5:11] == ["0.950", "0.900", "to", "1.000", "-0.010", "2"]
-    assert "2 of 8" in rows[1]
-    assert "LOWEST" not in demo.comparison([outcome(scenario, 0, 0.5) for scenario in demo.SCENARIOS], 0.96)
-
-
-def test_sparklines() -> None:
-    assert demo.sparkline([0.0, 0.5, 1.0], "utf-8") == "▁▅█"
-    assert demo.sparkline([0.0, 0.5, 1.0], "ascii") == "_=#"
-
-
-def test_lines_appear_every_few_rounds_and_estimate_from_the_second(capsys: pytest.CaptureFixture[str]) -> None:
-    on_round = demo.Lines().run(demo.SCENARIOS[0], 12)
-    for number in range(1, 13):
-        on_round(number, {"bytes_up": 100.0, "clients_admitted": 8.0, "accuracy": 0.5})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[2] for line in lines] == ["1/12", "5/12", "10/12", "12/12"]
-    assert "left" not in lines[0]
-    assert "up 1.2 kB" in lines[-1]
-    assert lines[-1].endswith("0.0 s left")
-
-
-def test_the_picture_is_drawn(tmp_path: Path) -> None:
-    demo.plot([outcome(scenario, 0, 0.5) for scenario in demo.SCENARIOS], 0.9, tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert math.isclose(demo.Outcome(demo.SCENARIOS[0], 0, [0.2, 0.4], 1.0, 1, tmp_path).accuracy, 0.4)
