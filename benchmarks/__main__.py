@@ -27,6 +27,7 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where federations live meanwhile."
 )
+@click.option("--peer", is_flag=True, help="Measure another product beside this one, where the benchmark can (rules).")
 @click.option("--write-docs", is_flag=True, help="Keep the result in benchmarks/results and its table in docs/benchmarks.md.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Measure nothing: use this JSON."
@@ -39,6 +40,7 @@ def main(
     rounds: int,
     quick: bool,
     folder: Path | None,
+    peer: bool,
     write_docs: bool,
     source: Path | None,
 ) -> None:
@@ -48,9 +50,9 @@ def main(
         if source is not None:
             found: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
         else:
-            options = frame.Options(rounds, quick, only)
+            options = frame.Options(rounds, quick, only, peer=peer)
             if folder is not None:
-                options = frame.Options(rounds, quick, only, folder)
+                options = frame.Options(rounds, quick, only, folder, peer)
             found = _measured(benchmark, options)
         click.echo(frame.table(found["rows"]))
         if json_file is not None:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
-BENCHMARKS = ("rounds", "engine")
+BENCHMARKS = ("rounds", "engine", "rules")
 """Names of the modules of this folder that are benchmarks."""
 
 
@@ -62,13 +62,15 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Options:
     """rounds: how many to play where a row does not need its own number; quick: tiny rows that say nothing about speed;
-    only: part of the names of the rows to measure; folder: where federations live while they run.
+    only: part of the names of the rows to measure; folder: where federations live while they run; peer: measure another
+    product beside this one, where a benchmark can.
     """
 
     rounds: int = 6
     quick: bool = False
     only: str = ""
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    peer: bool = False
     say: Callable[[str], None] = lambda text: print(f"  {text}", file=sys.stderr, flush=True)
 
     def wants(self, work: str) -> bool:

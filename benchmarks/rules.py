@@ -1,0 +1,172 @@
+"""What robust rules cost: processor seconds, passes over the updates, memory, and ByzFL's share beside it.
+
+Every number comes from a process of its own. A pass is one float32 sum over all n x d numbers, measured between the calls,
+so that a busy machine slows both. One BLAS thread; the product's own threads are counted, being processor time.
+With `--peer`, ByzFL is measured right after, on the same numbers, with one thread, in an environment of its own that is made
+on first use (about 1.5 GB in ~/.cache/edgehold).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.frame import Options, Row, load_average
+from benchmarks.rules_peer import resident
+from edgehold.core.errors import ConfigError
+from edgehold.core.vectors import Array, Vector, blocks
+
+NAME = "rules"
+SUMMARY = "Robust rules at 1.1 million values: processor seconds, passes, memory; --peer: against ByzFL"
+
+VALUES = 1_100_000
+PEER = ("byzfl==0.0.11", "torch==2.13.0")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgehold" / "byzfl-0.0.11"
+SHAPES = ((20, 4), (50, 10), (100, 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """passes, memory (MiB beyond the input), seconds, less (times less processor than the peer): targets, None for none.
+
+    peer: ByzFL's name of it, empty when it has none or fails. Behind bucketing a quarter of the liars is asked for.
+    """
+
+    rule: str
+    n: int
+    f: int
+    peer: str = ""
+    passes: float | None = None
+    memory: float | None = None
+    seconds: float | None = None
+    less: float | None = None
+
+
+def cases() -> list[Case]:
+    """All that is measured."""
+    found = []
+    for (n, f), passes in zip(SHAPES, (8.0, 10.0, 15.0), strict=True):
+        for rule, peer in (("median", "Median"), ("trimmed_mean", "TrMean"), ("meamed", "Meamed")):
+            found.append(Case(rule, n, f, peer, passes, 100.0, None, 15.0))
+    for rule, peer in (("krum", "Krum"), ("multi_krum", "MultiKrum"), ("geometric_median", "GeometricMedian"), ("caf", "CAF")):
+        found.append(Case(rule, 100, 20, peer, None, 60.0, None, 6.0))
+    found.append(Case("nnm", 20, 4, "NNM", less=25.0))
+    found.append(Case("nnm", 50, 10, "NNM", less=40.0))
+    found.append(Case("nnm", 100, 20, memory=1024.0, seconds=1.5))
+    found.append(Case("mda", 100, 20, memory=60.0, seconds=1.0))
+    found += [Case("average", 100, 0, "Average"), Case("monna", 100, 20, "MoNNA", memory=60.0)]
+    found += [Case("centred_clipping", 100, 20, "CenteredClipping", memory=60.0), Case("dnc", 100, 20, memory=60.0)]
+    found += [Case("bulyan", 100, 20), Case("smea", 20, 4), Case("nnm+trimmed_mean", 50, 10, "NNM+TrMean")]
+    found += [Case("arc+trimmed_mean", 50, 10, "ARC+TrMean"), Case("bucketing+median", 100, 20), Case("nnm+krum", 100, 20)]
+    return found
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Three or four rows per case."""
+    values, few = (4096, Case("", 0, 0)) if options.quick else (VALUES, None)
+    python = environment(options) if options.peer else None
+    for case in cases():
+        work = f"{case.rule}, n = {case.n}, f = {case.f}"
+        if not options.wants(work):
+            continue
+        load = load_average()
+        found = _run([sys.executable, "-m", "benchmarks.rules", json.dumps(asdict(case)), str(values)])
+        one = found["pass"]
+        wanted = few or case  # tiny rows have no targets
+        target = wanted.passes * one if wanted.passes is not None else wanted.seconds
+        note = f"processor; limit: one pass over {case.n} x {values:,} values"
+        yield Row(work, found["seconds"], "s", target, one, load, note)
+        yield Row(f"memory, {work}", found["memory"], "MiB", wanted.memory, None, load, "growth beyond the updates")
+        if python is not None and case.peer:
+            here = Path(__file__).with_name("rules_peer.py")
+            peer = _run([str(python), str(here), case.peer, str(case.n), str(case.f), str(values), "2"])
+            share = 100 * found["seconds"] / peer["seconds"]
+            note = f"ByzFL {peer['seconds']:.3g} s, {peer['memory']:.0f} MiB: {100 / share:.1f} times less"
+            if wanted.less is not None:
+                note += f", wanted {wanted.less:g}"
+            yield Row(f"share of ByzFL, {work}", share, "%", 100 / wanted.less if wanted.less else None, None, load, note)
+
+
+def environment(options: Options) -> Path:
+    """The python of an environment with ByzFL, made if it is missing."""
+    python = CACHE / "bin" / "python"
+    done = CACHE / "complete"
+    if not done.exists():
+        options.say(f"making {CACHE} with {' '.join(PEER)} ...")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
+        # One command, so that ByzFL's wish for any torch is met by the one for processors.
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER], check=True)
+        done.touch()
+    return python
+
+
+def _run(command: list[str]) -> dict[str, float]:
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | one)
+    if done.returncode:
+        raise ConfigError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+class _Discard:
+    def write(self, values: Array) -> None:
+        """Nothing is kept: what the result costs is the caller's."""
+
+    def finish(self) -> Vector:
+        raise NotImplementedError
+
+
+def _case(case: Case, x: Array) -> Callable[[], Any]:
+    from edgehold.defenses.baselines.rules import Round, VectorRows, presteps, recipe
+    from edgehold.defenses.baselines.rules.cloud import Basis, Cloud
+
+    updates = VectorRows([Vector.of(row) for row in x])
+    if case.rule == "nnm":  # every mixed update written out, as ByzFL's does; recipes never need that
+
+        def mixed() -> Array:
+            out = np.empty_like(x)
+            points = presteps.nnm(Cloud(Basis(updates), np.ones(case.n)), case.f).rows()
+            for lo, hi in blocks(x.shape[1], 1 << 14):
+                points.fill(lo, hi, out[:, lo:hi])
+            return out
+
+        return mixed
+    names = [f"client-{i:03}" for i in range(case.n)]
+    options: dict[str, dict[str, float | str]] = {"centred_clipping": {"radius": 100.0}, "monna": {"trusted": names[0]}}
+    f = case.f // 4 if "bucketing" in case.rule else case.f
+    made = recipe(case.rule, options.get(case.rule, {}))
+    return lambda: made.aggregate(updates, Round(f, (), names), _Discard())
+
+
+def measure(case: Case, values: int) -> dict[str, float]:
+    """Processor seconds per call and per pass (medians), and growth of resident memory in MiB over one call."""
+    x = np.random.default_rng(0).standard_normal((case.n, values), dtype=np.float32)
+    call = _case(case, x)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    call()
+    memory = (resident("VmHWM") - before) / 1024
+    seconds, passes = [], []
+    for _ in range(5):
+        passes += [_processor(x.sum) for _ in range(3)]
+        seconds.append(_processor(call))
+    return {"seconds": median(seconds), "pass": median(passes), "memory": memory}
+
+
+def _processor(call: Callable[[], Any]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Case(**json.loads(sys.argv[1])), int(sys.argv[2]))))

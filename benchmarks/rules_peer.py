@@ -1,0 +1,62 @@
+"""One measurement of a ByzFL rule, run by the python of ByzFL's own environment: `python rules_peer.py RULE N F D REPEATS`.
+
+Prints {"seconds": processor seconds per call, median, "memory": growth of resident memory in MiB}. Uses nothing of ours.
+"""
+
+import json
+import sys
+import time
+from statistics import median
+from typing import Any
+
+
+def resident(field: str) -> int:
+    """KiB."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field + ":"))
+
+
+def main(name: str, n: int, f: int, d: int, repeats: int) -> None:
+    """Measure and print."""
+    import numpy as np
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    torch.set_num_threads(1)
+    try:
+        import byzfl  # type: ignore[import-not-found,unused-ignore]
+    except RuntimeError:
+        # A CPU torch beside a torchvision made for a GPU lacks the names that torchvision looks up when it is imported.
+        for module in [m for m in sys.modules if m.startswith("torchvision")]:
+            del sys.modules[module]
+        library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call,unused-ignore]
+        for op in ("nms", "qnms"):
+            library.define(op + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import byzfl
+
+    def make(part: str) -> Any:
+        if part in ("Average", "Median", "GeometricMedian", "CenteredClipping"):
+            return getattr(byzfl, part)()
+        return getattr(byzfl, part)(f)
+
+    def call() -> Any:
+        values = x.clone() if "ARC" in name else x  # it overwrites its input
+        for part in name.split("+"):
+            values = make(part)(values)
+        return values
+
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((n, d), dtype=np.float32))
+    before = resident("VmRSS")
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")
+    call()
+    memory = (resident("VmHWM") - before) / 1024
+    seconds = []
+    for _ in range(repeats):
+        began = time.process_time()
+        call()
+        seconds.append(time.process_time() - began)
+    print(json.dumps({"seconds": median(seconds), "memory": memory}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(value) for value in sys.argv[2:6]))
