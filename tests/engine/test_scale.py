@@ -19,6 +19,7 @@ from edgehold.core.plan import parse_plan
 from edgehold.core.vectors import Bytes
 from edgehold.defenses import registry
 from edgehold.server.engine import Result, Store, VirtualFleet, run
+from edgehold.server.engine.pool import Pool
 from edgehold.server.engine.shelf import Shelf
 
 DIGITS = "edgehold.client.data.digits:make_task"
@@ -83,6 +84,24 @@ def test_processes_give_the_same_bits() -> None:
     assert (one.digest, one.rounds, one.rejected) == (two.digest, two.rounds, two.rejected)
     honest = go(VirtualFleet(DIGITS, {}, 8), cohort=cohort, rounds=3)
     assert honest.digest != one.digest
+
+
+def test_all_cores_help_as_soon_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Counted(Pool):
+        def __init__(self, setting: Any, workers: int) -> None:
+            started.append(workers)
+            super().__init__(setting, workers)
+
+    monkeypatch.setattr("edgehold.server.engine.hands.Pool", Counted)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    one = go(VirtualFleet(DIGITS, {}, 6), rounds=3)
+    assert go(VirtualFleet(DIGITS, {}, 6), rounds=3, workers=None).digest == one.digest
+    assert not started  # a second of work is not worth two seconds of starting
+    monkeypatch.setattr("edgehold.server.engine.hands.PAYS_S", 0.0)
+    assert go(VirtualFleet(DIGITS, {}, 6), rounds=3, workers=None).digest == one.digest
+    assert started == [2]
 
 
 def test_failures_in_processes_arrive() -> None:

@@ -7,6 +7,8 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import shutil
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -36,14 +38,14 @@ class Pool:
             ) from error
         self._bundle = BUNDLE if not setting.batch else 8 * BUNDLE
         context = multiprocessing.get_context("spawn")
-        self._folder = TemporaryDirectory(prefix="edgehold-orders-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self._folder = TemporaryDirectory(prefix="edgehold-orders-")
         self._sent = 0
         self._home = {client: number % workers for number, client in enumerate(sorted(setting.tasks))}
         self._links: list[Connection] = []
         self._processes = []
-        for number in range(workers):
+        for _ in range(workers):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, packed), name=f"virtual-clients-{number}", daemon=True)
+            process = context.Process(target=_serve, args=(theirs, packed, self._folder.name), daemon=True)
             process.start()
             theirs.close()
             self._links.append(ours)
@@ -106,15 +108,20 @@ class Pool:
         return path
 
 
-def _serve(link: Connection, packed: bytes) -> None:
+def _serve(link: Connection, packed: bytes, folder: str) -> None:
     """A worker process: answer bundles until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    with contextlib.suppress(EOFError, OSError):
+        _answer(link, packed)
+    # Whoever started us may have been killed: then nobody else tidies up.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answer(link: Connection, packed: bytes) -> None:
     place: Workplace | None = None
     last, order = "", Payload(b"", Bytes(b""))
     while True:
-        try:
-            number, header, path, bundle = link.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
-            return
+        number, header, path, bundle = link.recv()
         try:
             if place is None:
                 place = Workplace(pickle.loads(packed))  # noqa: S301  (from the parent, over its own pipe)
