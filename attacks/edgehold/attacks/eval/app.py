@@ -119,7 +119,7 @@ def facts(folder: Path, as_json: bool) -> None:
     click.echo(aligned(Table(str(folder), names, rows)))
 
 
-_BEGIN, _END = "<!-- measured -->\n", "\n<!-- /measured -->"
+_BEGIN, _END = "<!-- measured -->\n", "<!-- /measured -->"
 
 
 @main.command()
@@ -132,7 +132,8 @@ def render(result: Path, into: Path | None) -> None:
     """
     found = json.loads(result.read_text(encoding="utf-8"))
     quick = " --quick" if found["quick"] else ""
-    text = markdown(found, f"fl-eval reproduce {found['method']}{quick} --seeds {found['seeds']}")
+    data = " --data FOLDER" if any(cell["cell"].get("dataset", "digits") != "digits" for cell in found["cells"]) else ""
+    text = markdown(found, f"fl-eval reproduce {found['method']}{quick} --seeds {found['seeds']}{data}")
     if into is None:
         click.echo(text)
         return
@@ -142,7 +143,7 @@ def render(result: Path, into: Path | None) -> None:
         raise ConfigError(
             f"{into}: has no place for measured tables: put {_BEGIN.strip()} and {_END.strip()} there", field="into"
         )
-    into.write_text(before + begun + text + ended + after, encoding="utf-8")
+    into.write_text(before + begun + text + "\n" + ended + after, encoding="utf-8")
 
 
 def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
