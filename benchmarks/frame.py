@@ -167,17 +167,18 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def save(name: str, found: dict[str, Any]) -> None:
-    """Keep a result beside the benchmarks and put its table into docs/benchmarks.md."""
+    """Keep a result beside the benchmarks and put its table into docs/benchmarks.md, or the page the benchmark names."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    DOCS.write_text(replaced(DOCS.read_text(encoding="utf-8"), name, markdown(found)), encoding="utf-8")
+    page: Path = getattr(find(name), "DOCS", DOCS)
+    page.write_text(replaced(page.read_text(encoding="utf-8"), name, markdown(found)), encoding="utf-8")
 
 
 def replaced(text: str, name: str, inside: str) -> str:
     """`text` with what stands between the markers of one benchmark replaced; `ConfigError` when they are missing."""
-    begin, end = f"<!-- bench {name} -->\n", f"\n<!-- /bench {name} -->"
+    begin, end = f"<!-- bench {name} -->\n", f"<!-- /bench {name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise ConfigError(f"docs/benchmarks.md has no place for {name!r}: put {begin.strip()} and {end.strip()} there")
-    return before + begin + inside + end + after
+    return f"{before}{begin}{inside}\n{end}{after}"
