@@ -4,12 +4,15 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +77,7 @@ def _run(name: str, cells: Sequence[Cell], data: Path | None, workers: int) -> I
     os.environ.update(dict.fromkeys(threads, "1"))
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow) as pool:
             jobs: dict[Future[tuple[dict[str, float], float]], Cell] = {
                 pool.submit(_play, name, cell, data): cell for cell in cells
             }
@@ -90,6 +93,20 @@ def _run(name: str, cells: Sequence[Cell], data: Path | None, workers: int) -> I
                 os.environ.pop(variable, None)
             else:
                 os.environ[variable] = before
+
+
+def _follow() -> None:
+    """A worker process: leaves Ctrl-C to its parent, and ends when that is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _play(name: str, cell: Cell, data: Path | None) -> tuple[dict[str, float], float]:
