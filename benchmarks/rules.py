@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import Options, Row, load_average
+from benchmarks.frame import ROOT, Options, Row, load_average
 from benchmarks.rules_peer import resident
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, Vector, blocks
 
 NAME = "rules"
 SUMMARY = "Robust rules at 1.1 million values: processor seconds, passes, memory; --peer: against ByzFL"
+DOCS = ROOT / "docs" / "rules.md"
+"""Where `--write-docs` puts the table."""
 
 VALUES = 1_100_000
 PEER = ("byzfl==0.0.11", "torch==2.13.0")

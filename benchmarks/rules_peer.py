@@ -16,22 +16,37 @@ def resident(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field + ":"))
 
 
-def main(name: str, n: int, f: int, d: int, repeats: int) -> None:
-    """Measure and print."""
-    import numpy as np
+def load() -> Any:
+    """The byzfl module.
+
+    A CPU torch beside a torchvision made for a GPU lacks the names that torchvision looks up when it is imported.
+    """
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    torch.set_num_threads(1)
     try:
         import byzfl  # type: ignore[import-not-found,unused-ignore]
     except RuntimeError:
-        # A CPU torch beside a torchvision made for a GPU lacks the names that torchvision looks up when it is imported.
         for module in [m for m in sys.modules if m.startswith("torchvision")]:
             del sys.modules[module]
         library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call,unused-ignore]
         for op in ("nms", "qnms"):
             library.define(op + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import byzfl
+
+        KEPT.append(library)
+    return byzfl
+
+
+KEPT: list[Any] = []
+
+
+def main(name: str, n: int, f: int, d: int, repeats: int) -> None:
+    """Measure and print."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    byzfl = load()
 
     def make(part: str) -> Any:
         if part in ("Average", "Median", "GeometricMedian", "CenteredClipping"):
