@@ -74,6 +74,8 @@ def test_a_simulation_cut_off_goes_on(plan: Path, tmp_path: Path) -> None:
         # As after a kill in the middle of round 1: the file is there, no round is.
         db.executescript("DELETE FROM rounds; DELETE FROM state; DELETE FROM local;")
     db.close()
+    assert json.loads(fl_eval("facts", out, "--json").stdout) == []
+    assert "no round" in fl_eval("facts", out).stdout
     found = json.loads(fl_eval(*arguments, "--resume").stdout)
     assert (found["digest"], found["rounds_played_now"]) == (whole["digest"], 3)
 

@@ -114,6 +114,9 @@ def facts(folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rounds))
         return
+    if not rounds:
+        click.echo("no round is committed yet")
+        return
     names = [name for name in ("round", "accuracy", "loss", "clients_admitted", "step_norm", "seconds") if name in rounds[0]]
     rows = [[f"{one.get(name, float('nan')):.6g}" for name in names] for one in rounds]
     click.echo(aligned(Table(str(folder), names, rows)))
