@@ -118,7 +118,8 @@ def slow_caf(x: Wide, f: int) -> Wide:
 
 def slow_dnc(x: Wide, f: int) -> Wide:
     for _ in range(f):
-        x = np.delete(x, np.argmax(spectrum(x, np.ones(len(x)))[1]), axis=0)
+        along = spectrum(x, np.ones(len(x)))[1]
+        x = np.delete(x, np.flatnonzero(along >= along.max() * (1 - 1e-9))[-1], axis=0)  # of equals the last
     return x.mean(axis=0)
 
 
