@@ -125,7 +125,8 @@ def slow_dnc(x: Wide, f: int) -> Wide:
 
 def slow_smea(x: Wide, f: int) -> Wide:
     sets = [list(kept) for kept in combinations(range(len(x)), len(x) - f)]
-    return x[sets[int(np.argmin([spectrum(x[kept], np.ones(len(kept)))[0] for kept in sets]))]].mean(axis=0)
+    spreads = np.array([spectrum(x[kept], np.ones(len(kept)))[0] for kept in sets])
+    return x[sets[first(spreads)]].mean(axis=0)
 
 
 def slow_trimmed_mean(x: Wide, f: int) -> Wide:
