@@ -77,7 +77,9 @@ def _from_sheet(path: Path, name: str) -> bytes:
     try:
         from PIL import Image
     except ModuleNotFoundError:
-        raise ConfigError(f"{path}: sheets need Pillow (the extra `edgehold[tables]`); or use the binary version. {_HOME}") from None
+        raise ConfigError(
+            f"{path}: sheets need Pillow (the extra `edgehold[tables]`); or use the binary version. {_HOME}"
+        ) from None
     try:
         with Image.open(path) as picture:
             size = picture.size

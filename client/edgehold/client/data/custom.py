@@ -84,7 +84,9 @@ class ParquetTable:
             parquet: Any = importlib.import_module("pyarrow.parquet")
             self._arrow: Any = importlib.import_module("pyarrow")
         except ModuleNotFoundError:
-            raise ConfigError(f"{content.path}: Parquet files need pyarrow (the extra `edgehold[tables]`); or save it as CSV") from None
+            raise ConfigError(
+                f"{content.path}: Parquet files need pyarrow (the extra `edgehold[tables]`); or save it as CSV"
+            ) from None
         self.where = str(content.path)
         try:
             self._table = parquet.read_table(self._arrow.BufferReader(content.data))
