@@ -79,7 +79,7 @@ class _Run:
         return self.halves.server().close(state, weighted, MemorySpace())[0]
 
     def model(self, state: Any) -> Array:
-        return Vector(self.halves.server().pack(state).blobs["model"]).whole()
+        return self.halves.server().weights(state, MemorySpace()).whole()
 
 
 def _codec_laws(run: _Run) -> None:

@@ -72,7 +72,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A server state at rest: a few scalars and named blobs. "model" is always among the blobs."""
+    """A server state at rest: a few scalars and named blobs, "model" (weights, or what they are made of) among them."""
 
     blobs: Mapping[str, Blob]
     scalars: Mapping[str, float | int | str] = field(default_factory=dict)

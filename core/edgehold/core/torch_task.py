@@ -86,6 +86,32 @@ class TorchTask:
         with self._seeded(int(rng.integers(1 << 62))):
             return self._descend(start, how, _batches(len(self._train[0]), how, rng))
 
+    @property
+    def module(self) -> nn.Module:
+        """The model; its parameters hold the weights that were used last."""
+        return self._module
+
+    def train_by(
+        self, begin: Callable[[TorchTensor], None], step: Callable[[TorchTensor, TorchTensor], None], how: LocalTraining,
+        rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        """Batches as in `train`, for methods with an optimiser of their own; of `how` only epochs and batch size count.
+
+        begin(weights) writes the flat weights of the first batch, (d,) float32, in place; step(weights, gradient) is called
+        after each batch and writes those of the next one.
+        """
+        if self._train is None:
+            raise ConfigError("this task has no training data; it can only evaluate")
+        inputs, targets = self._train
+        with self._seeded(int(rng.integers(1 << 62))):
+            begin(self._flat)
+            self._module.train()
+            for batch in _batches(len(inputs), how, rng):
+                rows = torch.from_numpy(batch).to(self.device)
+                self._gradient.zero_()
+                self.loss(self._module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
+                step(self._flat, self._gradient)
+
     def companions(self, how: LocalTraining) -> Hashable | None:
         """Tasks with equal keys may be trained together (`edgehold.core.torch_together`); None: not this one."""
         if self._train is None or self.device != "cpu" or not torch_together.stackable(self._module):

@@ -11,6 +11,7 @@ from edgehold.core.vectors import Schema
 
 METHODS: Mapping[str, str] = {
     "fedavg": "edgehold.defenses.baselines.fedavg",
+    "frl": "edgehold.defenses.frl",
 }
 """Name in a plan -> package that holds its record `METHOD`."""
 

@@ -25,19 +25,23 @@ class Channel:
 
     def share(self, client: str, key: bytes, delta: FloatArray) -> list[FloatArray]:
         """Own update and what the others have, by client id; this round's where they come in time."""
+        updates = [np.frombuffer(data, dtype="<f4") for data in self.share_bytes(client, key, delta.tobytes())]
+        return [update for update in updates if len(update) == len(delta)]
+
+    def share_bytes(self, client: str, key: bytes, data: bytes) -> list[bytes]:
+        """As `share`, for updates of any kind. key: 32 bytes that name the round."""
         mine = self._folder / f"{client}.update"
         draft = mine.with_suffix(".draft")
-        draft.write_bytes(key + delta.tobytes())
+        draft.write_bytes(key + data)
         os.replace(draft, mine)  # nobody ever reads half a file
         deadline = time.monotonic() + self._wait_s
         while True:
             found = [path.read_bytes() for path in sorted(self._folder.glob("*.update"))]
-            fresh = sum(data[:_KEY] == key for data in found)
+            fresh = sum(one[:_KEY] == key for one in found)
             if fresh >= self._colluders or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL_S)
-        updates = [np.frombuffer(data, dtype="<f4", offset=_KEY) for data in found]
-        return [update for update in updates if len(update) == len(delta)]
+        return [one[_KEY:] for one in found]
 
 
 def round_key(model: Vector) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgehold.attacks.byzantine import ranks
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, Vector
 from edgehold.server.engine import View
@@ -64,6 +65,26 @@ class Alie:
         if len(choices) == 1:
             return choices[0]
         return max(choices, key=lambda lies: harm(view, lies, mean))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """FRL: the lie on rankings that `lie_name` names in `edgehold.attacks.byzantine.ranks` (K1: only the members' own honest
+    rankings are used). cap: see there.
+    """
+
+    members: frozenset[str]
+    lie_name: str
+    cap: int | None = None
+
+    def lie(self, view: View) -> Mapping[str, Any]:
+        """See the class."""
+        known = [update.rankings for update in view.own.values()]
+        votes, keep = len(view.honest) + len(view.own), view.order.training.keep
+        return {
+            client: replace(update, rankings=ranks.forge(self.lie_name, update.rankings, known, votes, keep, self.cap))
+            for client, update in view.own.items()
+        }
 
 
 GRID = (0.5, 1.0, 2.0, 5.0, 20.0)

@@ -24,18 +24,22 @@ class TaskHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FEDAVG_FIELD_NUMBER: _builtins.int
+    FRL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
+    @_builtins.property
+    def frl(self) -> Global___FrlTask: ...
     def __init__(
         self,
         *,
         fedavg: Global___FedAvgTask | None = ...,
+        frl: Global___FrlTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -46,18 +50,22 @@ class UpdateHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FEDAVG_FIELD_NUMBER: _builtins.int
+    FRL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
+    @_builtins.property
+    def frl(self) -> Global___FrlUpdate: ...
     def __init__(
         self,
         *,
         fedavg: Global___FedAvgUpdate | None = ...,
+        frl: Global___FrlUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -123,3 +131,69 @@ class FedAvgUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FedAvgUpdate: _TypeAlias = FedAvgUpdate  # noqa: Y015
+
+@_typing.final
+class FrlTask(_message.Message):
+    """Body of task and update alike: for each layer a permutation of its edge ids, least important first, ceil(log2 n) bits per id,
+    little-endian, filled up with zero bits to whole bytes. In the task it is the global order, in the update the device's own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_FIELD_NUMBER: _builtins.int
+    LOCAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    DECAY_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    keep: _builtins.float
+    """Share of the edges of each layer that the network uses."""
+    local_epochs: _builtins.int
+    batch_size: _builtins.int
+    learning_rate: _builtins.float
+    decay: _builtins.float
+    """Factor of the learning rate per round."""
+    momentum: _builtins.float
+    weight_decay: _builtins.float
+    seed: _builtins.int
+    """Training seed of the run; fixed weights and initial scores are drawn from it too."""
+    round: _builtins.int
+    """Counted from 1."""
+    def __init__(
+        self,
+        *,
+        keep: _builtins.float = ...,
+        local_epochs: _builtins.int = ...,
+        batch_size: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        decay: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+        weight_decay: _builtins.float = ...,
+        seed: _builtins.int = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "decay", b"decay", "keep", b"keep", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "round", b"round", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrlTask: _TypeAlias = FrlTask  # noqa: Y015
+
+@_typing.final
+class FrlUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrlUpdate: _TypeAlias = FrlUpdate  # noqa: Y015

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPRODUCTIONS = {
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
+    "frl": "edgehold.attacks.eval.reproductions.frl",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
 }
 

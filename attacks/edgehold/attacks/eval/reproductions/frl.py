@@ -1,0 +1,163 @@
+"""FRL: liars who vote upside down cost little accuracy, and rankings are smaller than weights.
+
+Source: Mozaffari et al. 2023, arXiv:2110.04350. Scaled: digits over 20 clients at Dirichlet 1, ten of them per round,
+perceptrons without biases. VEM and the band attack are told without a bar: nobody has shown that FRL withstands them.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
+from edgehold.attacks.eval.cells import Cell, Played
+from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
+from edgehold.attacks.eval.reproductions import Options
+from edgehold.core.plan import parse_plan
+from edgehold.defenses import registry
+from edgehold.server import engine
+
+NAME = "frl"
+SUMMARY = "Rank votes on the digits: near FedAvg without liars, held against reversed votes where the average falls"
+
+CLIENTS, COHORT, ROUNDS = 20, 10, 20
+LEAST, WITHIN, HELD, FALLEN = 0.94, 0.04, 0.85, 0.50
+NARROW, WIDE = (128, 128), (512, 512)
+CLEAN = "none"
+BOOST = "update x -5"
+CAP = 500
+RANK_LIES = ("reverse", "swap_half", "swap_half_reverse", "band", "vem", "vem capped")
+FLOAT_BYTES = 4 * (64 * 128 + 128 * 128 + 128 * 10)
+
+
+def cells(options: Options) -> list[Cell]:
+    """Both methods with nobody lying and under attack; the rest of the table and the wide net beside the bars."""
+    wanted: list[tuple[str, str, int, tuple[int, ...], int]] = [
+        ("fedavg", CLEAN, 0, NARROW, options.seeds),
+        ("fedavg", BOOST, 4, NARROW, options.seeds),
+        ("frl", CLEAN, 0, NARROW, options.seeds),
+        ("frl", "reverse", 4, NARROW, options.seeds),
+    ]
+    if not options.quick:
+        wanted += [("frl", lie, 4, NARROW, options.seeds) for lie in RANK_LIES if lie != "reverse"]
+        wanted += [("frl", "reverse", 8, NARROW, options.seeds), ("frl", "vem", 8, NARROW, options.seeds)]
+        wanted += [("frl", CLEAN, 0, WIDE, 1), *(("frl", lie, 4, WIDE, 1) for lie in ("reverse", "band", "vem"))]
+    return [
+        {"method": method, "attack": attack, "liars": liars, "hidden": list(hidden), "rounds": ROUNDS, "seed": seed}
+        for method, attack, liars, hidden, seeds in wanted
+        for seed in range(seeds)
+    ]
+
+
+def play(cell: Cell, data: Path | None) -> dict[str, float]:
+    """Accuracy after the last round and the lowest on the way; bytes of an update; share of the mask that lies flipped."""
+    dealt = {
+        "dataset": "digits", "model": "mlp", "net": {"hidden": cell["hidden"], "bias": False},
+        "partition": "dirichlet", "alpha": 1.0, "min_records": 8, "seed": cell["seed"],
+    }  # fmt: skip
+    fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
+    members = frozenset(list(fleet)[: cell["liars"]])
+    attack = cell["attack"]
+    conspiracy: SignFlip | Flips | None = None
+    if attack == BOOST:
+        conspiracy = SignFlip(members, 5.0)
+    elif attack != CLEAN:
+        conspiracy = Flips(Ranks(members, attack.partition(" ")[0], CAP if attack.endswith("capped") else None))
+    plan, settings = parse_plan(_plan(cell), registry.method)
+    result = engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=conspiracy)
+    scores = [facts["accuracy"] for facts in result.rounds]
+    found = {"accuracy": scores[-1], "lowest": min(scores[ROUNDS // 2 :])}
+    found["update_bytes"] = result.rounds[-1]["bytes_up"] / result.rounds[-1]["clients_admitted"]
+    if isinstance(conspiracy, Flips) and conspiracy.shares:
+        found["flipped"] = statistics.fmean(conspiracy.shares)
+    return found
+
+
+@dataclass
+class Flips:
+    """Plays `lies` and notes which share of the mask each round's lies flip, against the same clients voting honestly."""
+
+    lies: Ranks
+    shares: list[float] = field(default_factory=list)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """See `Ranks`."""
+        return self.lies.members
+
+    def lie(self, view: engine.View) -> Mapping[str, Any]:
+        """See the class."""
+        told = self.lies.lie(view)
+        honest, lied = (view.outcome(votes).whole() != 0 for votes in (view.own, told))
+        self.shares.append(float(np.mean(honest != lied)))
+        return told
+
+
+def judge(options: Options, played: Sequence[Played]) -> Report:
+    """Bars on the narrow net; everything else is told."""
+
+    def values(method: str, attack: str, liars: int, name: str = "accuracy", hidden: Sequence[int] = NARROW) -> list[float]:
+        wanted = {"method": method, "attack": attack, "liars": liars, "hidden": list(hidden)}
+        return [p.value[name] for p in played if wanted.items() <= p.cell.items() and name in p.value]
+
+    clean, average = values("frl", CLEAN, 0), values("fedavg", CLEAN, 0)
+    size = max(values("frl", CLEAN, 0, "update_bytes"))
+    gaps = [one - other for one, other in zip(average, clean, strict=True)]
+    bars = [
+        Bar("frl, nobody lies: accuracy", LEAST, *mean_spread(clean), sense=">="),
+        Bar("nobody lies: fedavg minus frl", WITHIN, *mean_spread(gaps)),
+        Bar("frl, 20 % vote in reverse: accuracy", HELD, *mean_spread(values("frl", "reverse", 4)), sense=">="),
+        Bar("fedavg, 20 % send -5 times theirs: accuracy", FALLEN, *mean_spread(values("fedavg", BOOST, 4))),
+        Bar("bytes of a frl update, of those of float32 weights", 0.43, size / FLOAT_BYTES, 0.0),
+    ]
+    rows: list[list[str]] = []
+    wide: list[list[str]] = []
+    for method, attack, liars in sorted({(p.cell["method"], p.cell["attack"], p.cell["liars"]) for p in played}, key=_place):
+        for hidden, into in ((NARROW, rows), (WIDE, wide)):
+            if scores := values(method, attack, liars, hidden=hidden):
+                low = told(values(method, attack, liars, "lowest", hidden))
+                flips = values(method, attack, liars, "flipped", hidden)
+                share = f"{100 * statistics.fmean(flips):.1f} %" if flips else ""
+                into.append([method, attack, f"{liars} of {CLIENTS}", told(scores), low, share])
+    heads = ("method", "attack", "liars", "accuracy", "lowest in the second half", "mask flipped by the lies")
+    tables = [Table(f"digits, 64-128-128-10, {ROUNDS} rounds of {COHORT} of {CLIENTS} clients, mean +- sd", heads, rows)]
+    if wide:
+        tables.append(Table("digits, 64-512-512-10, one seed", heads, wide))
+    return Report(bars, tables, _notes(options))
+
+
+def _notes(options: Options) -> list[str]:
+    notes = ["Liars are a fifth (or two fifths) of all clients; how many of them vote in a round is left to the draw."]
+    if not options.quick:
+        notes.append(f"vem capped: at most {CAP} edges on either side of the cut. VEM and band have no bar.")
+        notes.append("Mask flipped: share of the edges that the lies took in or out, mean over the rounds that had liars.")
+    return notes
+
+
+def _place(row: tuple[str, str, int]) -> tuple[str, int, int]:
+    return row[0], row[2], (CLEAN, BOOST, *RANK_LIES).index(row[1])
+
+
+def _plan(cell: Cell) -> str:
+    how = "learning_rate = 0.1" if cell["method"] == "fedavg" else "learning_rate = 0.4"
+    return f"""
+[run]
+name = "frl"
+rounds = {cell["rounds"]}
+task = "reproduction"
+seed = {cell["seed"]}
+[cohort]
+size = {COHORT}
+quorum = {COHORT}
+over_select = 1.0
+[evaluation]
+every = 1
+[method]
+name = "{cell["method"]}"
+local_epochs = 2
+batch_size = 8
+{how}
+"""

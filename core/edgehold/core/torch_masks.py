@@ -1,0 +1,90 @@
+"""Training which weights of a network to use while the weights themselves stay as they are: scores, top-k, straight-through."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, cos, pi
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgehold.core.errors import ConfigError
+from edgehold.core.task import LocalTraining
+from edgehold.core.torch_task import TorchTask
+from edgehold.core.vectors import FloatArray
+
+_MASKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTraining:
+    """Plain SGD on scores; learning_rate falls along half a cosine over the epochs, in steps of one epoch."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+def train_scores(
+    task: TorchTask,
+    weights: FloatArray,
+    scores: FloatArray,
+    layers: Sequence[tuple[slice, int]],
+    how: ScoreTraining,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Scores after local training, (d,) float32. task: a `TorchTask`, whose own weights play no part.
+
+    weights: (d,), fixed; scores: (d,) at the start; layers: where each lies and how many of its edges are left out: those
+    with the smallest |score|, equals in the order of their ids. Backward dL/ds = (dL/dw_eff) * w * sign(s).
+    `ConfigError` names a parameter that is no weight of a linear or convolution layer.
+    Source: Ramanujan et al. 2020, arXiv:1911.13299; as in FRL, arXiv:2110.04350. Departure: no rescaling by the share kept.
+    """
+    check(task.module)
+    fixed = torch.from_numpy(weights.copy()).to(task.device)
+    score = torch.from_numpy(scores.copy()).to(task.device)
+    velocity = torch.zeros_like(score)
+    batches = ceil(task.samples / how.batch_size)
+    taken = 0
+
+    def step(flat: Tensor, gradient: Tensor) -> None:
+        nonlocal taken
+        rate = how.learning_rate * 0.5 * (1.0 + cos(pi * (taken // batches) / how.epochs))
+        taken += 1
+        slope = torch.where(score < 0, -fixed, fixed).mul_(gradient)
+        if how.weight_decay:
+            slope.add_(score, alpha=how.weight_decay)
+        score.add_(velocity.mul_(how.momentum).add_(slope), alpha=-rate)
+        mask(flat)
+
+    def mask(flat: Tensor) -> None:
+        for place, dropped in layers:
+            torch.mul(fixed[place], kept(score[place].abs(), dropped), out=flat[place])
+
+    task.train_by(mask, step, LocalTraining(how.epochs, how.batch_size), rng)
+    return score.cpu().numpy()
+
+
+def kept(sizes: Tensor, dropped: int) -> Tensor:
+    """Which of (n,) sizes are not among the `dropped` smallest, (n,) bool; of equal ones the first go first."""
+    if dropped == 0:
+        return torch.ones_like(sizes, dtype=torch.bool)
+    # Much faster than a sort; right unless equals lie on both sides of the cut.
+    mask = sizes > torch.kthvalue(sizes, dropped).values
+    if int(mask.sum()) != len(sizes) - dropped:
+        mask = torch.ones_like(mask)
+        mask[torch.argsort(sizes, stable=True)[:dropped]] = False
+    return mask
+
+
+def check(module: nn.Module) -> None:
+    """`ConfigError` for the first parameter that is no weight of a linear or convolution layer."""
+    for path, layer in module.named_modules():
+        for name, _ in layer.named_parameters(recurse=False):
+            if type(layer) not in _MASKED or name != "weight":
+                raise ConfigError(
+                    f"parameter {path + '.' if path else ''}{name} of a {type(layer).__name__} cannot be masked: only weights "
+                    "of Linear, Conv1d, Conv2d and Conv3d layers can; leave out biases and affine normalisation"
+                )

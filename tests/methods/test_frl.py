@@ -1,0 +1,428 @@
+"""FRL: worked by hand, its law on the wire, what a liar can and cannot do, a run on the digits."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgehold.attacks.eval.data import make_task
+from edgehold.client.data.synthetic import SyntheticTask
+from edgehold.core.config import convert
+from edgehold.core.contract import Cohort, Payload, Weighted
+from edgehold.core.errors import ConfigError, NotPermutation, OutsideLaw, RejectedUpdate, WrongShape
+from edgehold.core.facts import FACTS
+from edgehold.core.plan import parse_plan
+from edgehold.core.rng import stream
+from edgehold.core.torch_masks import ScoreTraining, kept, train_scores
+from edgehold.core.torch_task import TorchTask
+from edgehold.core.vectors import Bytes, MemorySpace, Schema, Tensor, Vector
+from edgehold.defenses import registry
+from edgehold.defenses.frl.packing import PackedRankings, packed, packed_bytes
+from edgehold.defenses.frl.server import count, in_reach
+from edgehold.defenses.frl.state import (
+    Order,
+    Ranking,
+    Settings,
+    State,
+    Training,
+    Update,
+    layers,
+    ranking_of,
+    ranks_of,
+    scores_of,
+    weights_of,
+)
+from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
+from edgehold.server import engine
+
+SQUARE = Schema((Tensor("a", (2, 2)),))
+TWO = Schema((Tensor("a", (3, 5)), Tensor("b", (2, 3, 2, 1))))
+
+
+def ranking(*edges: int) -> Ranking:
+    return np.array(edges, dtype=np.int32)
+
+
+def close(schema: Schema, votes: list[list[Ranking]], **settings: Any) -> tuple[State, list[list[int]], dict[str, float]]:
+    server = registry.server_side("frl", Settings(**settings), schema, 3)
+    state = server.start(Vector.of(np.zeros(schema.size, np.float32)))
+    updates = [Weighted(f"c{number}", 1.0, Update(vote)) for number, vote in enumerate(votes)]
+    after, facts = server.close(state, updates, MemorySpace())
+    return after, [one.tolist() for one in server.open(after, Cohort(2, ("c0",))).rankings], facts
+
+
+def drawn(rng: np.random.Generator, schema: Schema) -> list[Ranking]:
+    return [rng.permutation(layer.edges).astype(np.int32) for layer in layers(schema)]
+
+
+# The vote.
+
+
+def test_two_votes_by_hand() -> None:
+    # Ranks (1,3,0,2) and (2,3,0,1) add up to (3,6,0,3): edge 2, then 0 and 3 (equal, by id), then 1.
+    lists = [ranking(2, 0, 3, 1), ranking(2, 3, 0, 1)]
+    assert [ranks_of(one).tolist() for one in lists] == [[1, 3, 0, 2], [2, 3, 0, 1]]
+    assert count(lists, 4).tolist() == [3, 6, 0, 3]
+    assert close(SQUARE, [[one] for one in lists])[1] == [[2, 0, 3, 1]]
+
+
+def test_adding_up_lists_instead_of_ranks_would_be_seen() -> None:
+    lists = [ranking(2, 0, 3, 1), ranking(2, 3, 0, 1)]
+    assert np.sum(lists, axis=0).tolist() != count(lists, 4).tolist()
+
+
+def test_order_of_clients_is_irrelevant_and_equal_votes_are_kept() -> None:
+    rng = stream(1, "votes")
+    votes = [drawn(rng, TWO) for _ in range(5)]
+    expected = close(TWO, votes)[1]
+    for other in ([3, 1, 4, 0, 2], [4, 3, 2, 1, 0]):
+        assert close(TWO, [votes[i] for i in other])[1] == expected
+    assert close(TWO, [votes[0]] * 7)[1] == [one.tolist() for one in votes[0]]
+
+
+def test_relabelled_edges_relabel_the_vote() -> None:
+    rng = stream(2, "votes")
+    lists = [rng.permutation(31).astype(np.int32) for _ in range(4)]
+    names = rng.permutation(31).astype(np.int32)
+    assert count([names[one] for one in lists], 31)[names].tolist() == count(lists, 31).tolist()
+
+
+@pytest.mark.parametrize(("voters", "edges"), [(1, 1), (1, 7), (6, 2), (9, 300)])
+def test_votes_add_up_to_a_known_sum(voters: int, edges: int) -> None:
+    rng = stream(3, "votes")
+    votes = count([rng.permutation(edges).astype(np.int32) for _ in range(voters)], edges)
+    assert votes.dtype == np.int64
+    assert votes.sum() == voters * edges * (edges - 1) // 2
+
+
+def test_no_liars_beat_a_gap_beyond_their_reach_and_some_beat_one_within() -> None:
+    rng = stream(4, "flip")
+    n, honest, liars = 6, 9, 2
+    beaten = 0
+    for _ in range(40):
+        base = rng.permutation(n)
+        lists = [ranking_of(np.argsort(base) + rng.normal(0, 1.5, n)) for _ in range(honest)]
+        votes = count(lists, n)
+        random = [[rng.permutation(n).astype(np.int32) for _ in range(liars)] for _ in range(20)]
+        for i, j in itertools.permutations(range(n), 2):
+            gap = votes[i] - votes[j]
+            # The strongest lie against i over j: j on top, i at the bottom, in every list.
+            rest = [edge for edge in range(n) if edge not in (i, j)]
+            for lies in [*random, [ranking(i, *rest, j)] * liars]:
+                after = count([*lists, *lies], n)
+                if gap > liars * (n - 1):
+                    assert after[i] > after[j]
+                beaten += int(0 < gap < liars * (n - 1) and after[i] < after[j])
+            if 0 < gap < liars * (n - 1):
+                after = count([*lists, *[ranking(i, *rest, j)] * liars], n)
+                assert after[i] < after[j]
+    assert beaten > 100, "no attack succeeded: the bound was not tried"
+
+
+def test_reach_by_hand() -> None:
+    # n = 4, one liar moves 3. V = (0, 2, 5, 9), two kept: the cut lies between 2 and 5.
+    votes = np.array([0, 2, 5, 9])
+    assert in_reach(votes, ranking(0, 1, 2, 3), 2, 1).tolist() == [False, True, True, False]
+    assert in_reach(votes, ranking(0, 1, 2, 3), 2, 0).tolist() == [False] * 4
+    assert in_reach(votes, ranking(0, 1, 2, 3), 0, 1).tolist() == [False] * 4
+
+
+def test_facts_say_what_moved_and_what_could() -> None:
+    _, _, facts = close(SQUARE, [[ranking(0, 1, 2, 3)]] * 3, liars=1)
+    before = set(scores_of(3, 0, 4, 2)[1][2:].tolist())
+    # V = (0, 3, 6, 9): a liar moves 3, so both neighbours of the cut are in reach.
+    assert facts == {"edges_swapped": len({2, 3} - before) / 4, "edges_contested": 0.5}
+    assert set(facts) <= set(FACTS)
+
+
+# Weights and scores.
+
+
+def test_both_sides_draw_the_same_and_the_paper_s_distributions() -> None:
+    weights = weights_of(5, 0, 40_000, 50)
+    assert set(np.unique(weights).tolist()) == {-np.float32(0.2), np.float32(0.2)}  # sqrt(2 / 50)
+    # 40,000 signs: the mean has an sd of 0.001; 5 sd.
+    assert abs(weights.mean()) < 0.005
+    base, order = scores_of(5, 0, 40_000, 25)
+    assert (np.diff(base) >= 0).all()
+    assert base.min() >= 0
+    assert base.max() <= 0.2
+    # Uniform on (0, 0.2): the mean has an sd of 0.0003; 5 sd.
+    assert abs(base.mean() - 0.1) < 0.0015
+    assert sorted(order.tolist()) == list(range(40_000))
+    assert weights_of(5, 1, 10, 50).tolist() != weights_of(5, 0, 10, 50).tolist()
+    assert weights_of(6, 0, 99, 50).tolist() != weights_of(5, 0, 99, 50).tolist()
+
+
+def test_weights_stay_what_the_seed_drew_and_keep_exactly_the_upper_part() -> None:
+    rng = stream(6, "votes")
+    server = registry.server_side("frl", Settings(keep=0.4), TWO, 3)
+    state = server.start(Vector.of(np.zeros(TWO.size, np.float32)))
+    for _ in range(3):
+        dense = server.weights(state, MemorySpace()).whole()
+        for number, (layer, one) in enumerate(zip(layers(TWO), server.open(state, Cohort(1, ())).rankings, strict=True)):
+            here = dense[layer.place]
+            full = weights_of(3, number, layer.edges, layer.fan_in)
+            used = here != 0
+            assert here[used].tobytes() == full[used].tobytes()
+            assert set(np.flatnonzero(used)) == set(one[layer.dropped(0.4) :].tolist())
+            assert used.sum() == layer.edges - int(0.6 * layer.edges)
+        state, _ = server.close(state, [Weighted("a", 1.0, Update(drawn(rng, TWO)))], MemorySpace())
+
+
+def test_layers_and_their_fan_in() -> None:
+    assert [(one.edges, one.fan_in, one.start) for one in layers(TWO)] == [(15, 5, 0), (12, 6, 15)]
+    bias = Schema((Tensor("lin.weight", (2, 2)), Tensor("lin.bias", (2,))))
+    with pytest.raises(ConfigError, match=r"lin\.bias of shape \[2\]"):
+        registry.server_side("frl", Settings(), bias, 0)
+
+
+# The device.
+
+
+def device(index: int = 0, hidden: tuple[int, ...] = (9,)) -> TorchTask:
+    return make_task("digits", index, 8, limit=20, model="mlp", net={"hidden": list(hidden), "bias": False})
+
+
+def order_for(task: TorchTask, round: int = 1, **how: Any) -> Order:
+    rankings = [scores_of(1, n, layer.edges, layer.fan_in)[1] for n, layer in enumerate(layers(task.schema))]
+    return Order(1, round, rankings, Training(**how))
+
+
+def test_a_device_sends_permutations_and_learns() -> None:
+    task = device()
+    client = registry.client_side("frl")
+    order = order_for(task, local_epochs=3)
+    _, update, facts = client.work(order, client.begin(order, task, stream(0)), task, stream(0))
+    assert facts == {}
+    for layer, one, before in zip(layers(task.schema), update.rankings, order.rankings, strict=True):
+        assert sorted(one.tolist()) == list(range(layer.edges))
+        assert one.tolist() != before.tolist()
+    slow = order_for(task, local_epochs=3, learning_rate=1e-9, weight_decay=0.0)
+    same = client.work(slow, None, task, stream(0))[1].rankings
+    assert [one.tolist() for one in same] == [one.tolist() for one in slow.rankings], "no step, yet another ranking"
+
+
+def test_one_step_by_hand() -> None:
+    # Two inputs, one output, x = (1, 2), target 0, loss (y - t)^2. w = (1, -1), s = (0.25, -0.5); one edge kept: |s| says
+    # the second. y = -2, dL/dy = -4, dL/dw = (-4, -8); dL/ds = dL/dw * w * sign(s) = (-4, -8): rate 0.125 gives
+    # s = (0.25 + 0.5, -0.5 + 1.0) = (0.75, 0.5).
+    task = TorchTask(
+        lambda: nn.Linear(2, 1, bias=False),
+        (np.array([[1, 2]], np.float32), np.array([[0]], np.float32)),
+        None,
+        lambda y, t: ((y - t) ** 2).mean(),
+    )
+    weights, scores = np.array([1, -1], np.float32), np.array([0.25, -0.5], np.float32)
+    how = ScoreTraining(epochs=1, batch_size=1, learning_rate=0.125)
+    assert train_scores(task, weights, scores, [(slice(0, 2), 1)], how, stream(0)).tolist() == [0.75, 0.5]
+    assert scores.tolist() == [0.25, -0.5]
+    # The next epoch of two uses the first edge (y = 1, dL/dy = 2, dL/dw = (2, 4), times w: (2, -4)) at half the rate.
+    how = ScoreTraining(epochs=2, batch_size=1, learning_rate=0.125)
+    after = train_scores(task, weights, scores, [(slice(0, 2), 1)], how, stream(0))
+    assert after.tolist() == pytest.approx([0.75 - 0.125, 0.5 + 0.25])
+
+
+def test_the_cut_among_equals_goes_by_edge_id() -> None:
+    sizes = torch.tensor([3.0, 1.0, 1.0, 1.0, 0.0])
+    assert kept(sizes, 2).tolist() == [True, False, True, True, False]
+    assert kept(sizes, 0).all()
+    assert kept(torch.zeros(3), 1).tolist() == [False, True, True]
+    assert ranking_of(sizes.numpy()).tolist() == [4, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), r"0*1\.bias of shape"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 64)), nn.ConvTranspose1d(1, 1, 3, bias=False)), r"2\.weight"),
+    ],
+)
+def test_other_parameters_are_refused_by_name(model: Any, named: str) -> None:
+    data = (np.zeros((4, 64), np.float32), np.zeros(4, np.int64))
+    task = TorchTask(model, data, None, nn.functional.cross_entropy)
+    client = registry.client_side("frl")
+    with pytest.raises(ConfigError, match=named):
+        client.work(order_for(task), None, task, stream(0))
+
+
+def test_a_device_needs_a_torch_task_with_records_and_the_same_layers() -> None:
+    client = registry.client_side("frl")
+    order = order_for(device())
+    with pytest.raises(ConfigError, match="SyntheticTask is no TorchTask"):
+        client.work(order, None, SyntheticTask(2, 1.0), stream(0))
+    with pytest.raises(ConfigError, match="no training records"):
+        client.work(order, None, make_task("digits", -1, 8, model="mlp", net={"hidden": [9], "bias": False}), stream(0))
+    with pytest.raises(WrongShape, match="other layers"):
+        client.work(order, None, device(hidden=(8,)), stream(0))
+    with pytest.raises(WrongShape, match="keeps none"):
+        client.load(b"x")
+
+
+# The wire.
+
+
+@pytest.mark.parametrize("edges", [1, 2, 3, 4, 5, 8, 9, 255, 256, 257, 65_536 + 3])
+def test_packing_round_trip_and_length(edges: int) -> None:
+    rng = stream(7, "pack", edges)
+    lists = [rng.permutation(edges).astype(np.int32) for _ in range(2)]
+    blob = packed(lists)
+    bits = int(np.ceil(np.log2(edges)))
+    assert blob.size == 2 * packed_bytes(edges) == 2 * -(-edges * bits // 8)
+    again = PackedRankings(blob, (edges, edges))
+    assert [one.tolist() for one in again] == [one.tolist() for one in lists]
+    assert bytes(packed(list(again)).read(0, blob.size)) == bytes(blob.read(0, blob.size))
+
+
+def test_bits_lie_as_documented() -> None:
+    # Three bits each, lowest first: 4 = 001, 1 = 100, 0 = 000, 3 = 110, 2 = 010, filled up to 16.
+    body = packed([ranking(4, 1, 0, 3, 2)])
+    assert bytes(body.read(0, 2)) == bytes([0b00001100, 0b00100110])
+
+
+def test_bytes_of_the_reference_networks() -> None:
+    net = Schema((Tensor("a", (128, 64)), Tensor("b", (128, 128)), Tensor("c", (10, 128))))
+    assert registry.codec("frl").body_bytes(net) == (43_744, 43_744)
+    lenet = Schema(
+        (Tensor("a", (32, 1, 3, 3)), Tensor("b", (64, 32, 3, 3)), Tensor("c", (128, 12_544)), Tensor("d", (10, 128)))
+    )
+    assert lenet.size == 1_625_632
+    assert registry.codec("frl").body_bytes(lenet)[0] / 2**20 == pytest.approx(4.05, abs=0.01)
+
+
+HEADER = UpdateHeader(frl=FrlUpdate()).SerializeToString()
+
+
+def bits_of(*edges: int, size: int = 3, fill: int = 0) -> bytes:
+    number = sum(edge << (size * place) for place, edge in enumerate(edges)) | fill << (size * len(edges))
+    return number.to_bytes(-(-size * len(edges) // 8), "little")
+
+
+FIVE = Schema((Tensor("net.weight", (1, 5)),))
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "error", "says"),
+    [
+        (HEADER, bits_of(4, 1, 0, 3, 3), NotPermutation, r"net\.weight: edge 2 is missing"),
+        (HEADER, bits_of(0, 0, 0, 0, 0), NotPermutation, "edge 1 is missing"),
+        (HEADER, bits_of(4, 1, 0, 3, 5), NotPermutation, "place 4 holds edge 5; the layer has edges 0 to 4"),
+        (HEADER, bits_of(7, 1, 0, 3, 2), NotPermutation, "place 0 holds edge 7"),
+        (HEADER, bits_of(4, 1, 0, 3, 2, fill=1), WrongShape, "fill up the last byte"),
+        (HEADER, bits_of(4, 1, 0, 3, 2)[:-1], WrongShape, "rankings of 1 bytes"),
+        (HEADER, bits_of(4, 1, 0, 3, 2) + b"\0", WrongShape, r"layers of \[5\] edges need 2"),
+        (HEADER, b"", WrongShape, "rankings of 0 bytes"),
+        (HEADER, np.arange(5, dtype="<i4").tobytes(), WrongShape, "rankings of 20 bytes"),
+        (b"", bits_of(4, 1, 0, 3, 2), WrongShape, "header for None"),
+        (UpdateHeader().SerializeToString() + b"\x0a\x00", bits_of(4, 1, 0, 3, 2), WrongShape, "header for fedavg"),
+        (HEADER + b"\x7a\x00", bits_of(4, 1, 0, 3, 2), WrongShape, "unknown fields"),
+    ],
+)
+def test_law_of_updates(header: bytes, body: bytes, error: type[RejectedUpdate], says: str) -> None:
+    codec = registry.codec("frl", Settings())
+    with pytest.raises(error, match=says):
+        codec.decode_update(Payload(header, Bytes(body)), FIVE)
+    sound = codec.decode_update(Payload(HEADER, Bytes(bits_of(4, 1, 0, 3, 2))), FIVE)
+    assert [one.tolist() for one in sound.rankings] == [[4, 1, 0, 3, 2]]
+
+
+def test_mutated_bytes_are_refused_or_still_a_permutation() -> None:
+    rng = stream(8, "mutate")
+    codec = registry.codec("frl", Settings())
+    sound = codec.encode_update(Update(drawn(rng, TWO)))
+    body = bytes(sound.body.read(0, sound.body.size))
+    refused = 0
+    for at in range(8 * len(body)):
+        flipped = bytearray(body)
+        flipped[at // 8] ^= 1 << at % 8
+        with pytest.raises((NotPermutation, WrongShape)):  # one flipped bit names another edge, or fills a zero
+            codec.decode_update(Payload(sound.header, Bytes(bytes(flipped))), TWO)
+        refused += 1
+    assert refused == 8 * sum(packed_bytes(layer.edges) for layer in layers(TWO))
+
+
+GOOD: dict[str, Any] = {
+    "keep": 0.5, "local_epochs": 1, "batch_size": 8, "learning_rate": 0.4, "decay": 0.999, "momentum": 0.9, "round": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": 0.0},
+        {"keep": 1.1},
+        {"local_epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": float("nan")},
+        {"decay": 0.0},
+        {"decay": 1.5},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+        {"seed": 1 << 63},
+        {"round": 0},
+        {"round": 1_000_001},
+    ],
+)
+def test_device_refuses_orders_outside_the_law(wrong: dict[str, Any]) -> None:
+    codec = registry.codec("frl")
+    body = Bytes(bits_of(4, 1, 0, 3, 2))
+    with pytest.raises(OutsideLaw):
+        codec.decode_order(Payload(TaskHeader(frl=FrlTask(**(GOOD | wrong))).SerializeToString(), body), FIVE)
+    header = TaskHeader(frl=FrlTask(**GOOD)).SerializeToString()
+    assert codec.decode_order(Payload(header, body), FIVE).training.momentum == 0.9
+    with pytest.raises(NotPermutation):
+        codec.decode_order(Payload(header, Bytes(bits_of(4, 4, 0, 3, 2))), FIVE)
+
+
+def test_order_carries_the_plan_and_the_round() -> None:
+    how = {"keep": 0.25, "local_epochs": 3, "batch_size": 7, "learning_rate": 0.5, "decay": 0.5, "momentum": 0.25}
+    server = registry.server_side("frl", convert(how, Settings, "test"), TWO, 99)
+    order = server.open(server.start(Vector.of(np.zeros(TWO.size, np.float32))), Cohort(4, ("a",)))
+    back = registry.codec("frl").decode_order(registry.codec("frl").encode_order(order), TWO)
+    assert (back.training, back.seed, back.round) == (convert(how, Training, "test"), 99, 4)
+    assert [one.tolist() for one in back.rankings] == [scores_of(99, 0, 15, 5)[1].tolist(), scores_of(99, 1, 12, 6)[1].tolist()]
+
+
+def test_settings_refuse_a_majority_of_liars() -> None:
+    Settings(liars=2).check(5)
+    with pytest.raises(ConfigError, match=r"liars = 2 of 4 votes.*at least 5"):
+        Settings(liars=2).check(4)
+
+
+# A run.
+
+PLAN = """
+[run]
+name = "votes"
+rounds = 6
+task = "digits"
+seed = 3
+[cohort]
+size = 4
+quorum = 4
+over_select = 1.0
+[evaluation]
+every = 6
+[method]
+name = "frl"
+"""
+
+
+def test_a_run_on_the_digits_learns_and_repeats() -> None:
+    net = {"hidden": [128], "bias": False}
+    plan, settings = parse_plan(PLAN, registry.method)
+    fleet = engine.VirtualFleet(
+        "edgehold.attacks.eval.data:make_task",
+        {"dataset": "digits", "model": "mlp", "net": net, "partition": "iid", "limit": 150},
+        4,
+    )
+    first = engine.run(plan, settings, fleet, fleet.own_copy())
+    assert first.rejected == {}
+    assert first.rounds[-1]["accuracy"] > 0.75
+    assert set(first.rounds[-1]) <= set(FACTS)
+    sizes = np.unique(np.abs(first.model.whole()))
+    assert len(sizes) == 3, "zero and one size per layer"
+    assert engine.run(plan, settings, fleet, fleet.own_copy()).digest == first.digest
