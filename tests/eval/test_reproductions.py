@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgehold.attacks.eval.cells import Played, play_all
-from edgehold.attacks.eval.reproductions import Options, fedavg, find, robust_rules
+from edgehold.attacks.eval.reproductions import Options, fedavg, find, frl, robust_rules
 from edgehold.core.errors import ConfigError
 
 
@@ -29,6 +29,18 @@ def test_the_average_falls_and_mixing_holds_on_digits() -> None:
     calm = [Played(one.cell, played[0].value, 0.0, "") for one in played]
     assert [bar.holds for bar in robust_rules.judge(options, calm).bars] == [True] * 4 + [False]
     assert "proves nothing" in robust_rules.judge(options, calm).notes[0]
+
+
+@pytest.mark.slow
+def test_votes_hold_on_digits_where_the_average_falls() -> None:
+    options = Options(3, quick=True)
+    played = play_all("frl", frl.cells(options), None, None, 1)
+    report = frl.judge(options, played)
+    assert report.holds, report.text()
+    # Had the votes fallen like the average, the bar would not hold.
+    fallen = next(p.value for p in played if p.cell["attack"] == frl.BOOST)
+    swapped = [Played(p.cell, {**p.value, **fallen}, 0.0, "") if p.cell["attack"] == "reverse" else p for p in played]
+    assert [bar.holds for bar in frl.judge(options, swapped).bars] == [True, True, False, True, True]
 
 
 def _swap(one: Played, played: list[Played]) -> Played:
