@@ -16,6 +16,7 @@ from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
 from edgehold.attacks.eval.reproductions import Options
+from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
@@ -29,6 +30,7 @@ RATE = 0.4
 LEAST, WITHIN, HELD, FALLEN = 0.94, 0.04, 0.85, 0.50
 NARROW, WIDE = (128, 128), (512, 512)
 CLEAN = "none"
+CHANCE = 0.1
 BOOST = "update x -5"
 CAP = 500
 RANK_LIES = ("reverse", "swap_half", "swap_half_reverse", "band", "vem", "vem capped")
@@ -70,7 +72,12 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     elif attack != CLEAN:
         conspiracy = Flips(Ranks(members, attack.partition(" ")[0], CAP if attack.endswith("capped") else None))
     plan, settings = parse_plan(_plan(cell), registry.method)
-    result = engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=conspiracy)
+    try:
+        result = engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=conspiracy)
+    except FlError as error:
+        if attack != BOOST or "updates admitted" not in error.message:
+            raise
+        return {"accuracy": CHANCE, "lowest": CHANCE, "broken": 1.0}
     scores = [facts["accuracy"] for facts in result.rounds]
     found = {"accuracy": scores[-1], "lowest": min(scores[ROUNDS // 2 :])}
     found["update_bytes"] = result.rounds[-1]["bytes_up"] / result.rounds[-1]["clients_admitted"]
@@ -129,14 +136,16 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     tables = [Table(f"digits, 64-128-128-10, {ROUNDS} rounds of {COHORT} of {CLIENTS} clients, mean +- sd", heads, rows)]
     if wide:
         tables.append(Table("digits, 64-512-512-10, one seed", heads, wide))
-    return Report(bars, tables, _notes(options))
+    return Report(bars, tables, _notes(options, played))
 
 
-def _notes(options: Options) -> list[str]:
+def _notes(options: Options, played: Sequence[Played]) -> list[str]:
     notes = ["Liars are a fifth (or two fifths) of all clients; how many of them vote in a round is left to the draw."]
     if not options.quick:
         notes.append(f"vem capped: at most {CAP} edges on either side of the cut. VEM and band have no bar.")
         notes.append("Mask flipped: share of the edges that the lies took in or out, mean over the rounds that had liars.")
+    if broken := sum("broken" in p.value for p in played):
+        notes.append(f"{broken} run(s) of FedAvg ended because the attack blew up the model: they count as {CHANCE}.")
     return notes
 
 
