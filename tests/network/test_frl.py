@@ -4,8 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgehold.attacks.testbed import Federation
 from edgehold.client.data import tasks
+from edgehold.core.errors import ConfigError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.proto.channel import Stub
@@ -40,12 +43,15 @@ def test_the_network_gives_the_model_of_one_process(tmp_path: Path) -> None:
     def options(index: int) -> dict[str, Any]:
         return {"dataset": "digits", "device_index": index, "devices": DEVICES, "net": NET}
 
-    with Federation(tmp_path / "bed", tasks={"digits": (ENTRY, options(-1))}) as bed:
+    biased = {**options(-1), "net": {"hidden": [24]}}
+    with Federation(tmp_path / "bed", tasks={"digits": (ENTRY, options(-1)), "biased": (ENTRY, biased)}) as bed:
         bed.start_server()
         for index in range(DEVICES):
             bed.add_client(f"dev-{index}", {"digits": (ENTRY, options(index))})
             bed.start_client(f"dev-{index}")
         bed.wait_connected(DEVICES)
+        with pytest.raises(ConfigError, match=r"tensor \S*bias of shape \[24\] cannot be ranked"):
+            bed.submit(PLAN.replace('task = "digits"', 'task = "biased"'))
         info = bed.run(PLAN)
         assert info.state == "finished", info
 
