@@ -46,6 +46,8 @@ from edgehold.core.vectors import Bytes, Schema, Tensor, Vector
 from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
+from edgehold.defenses.frl import state as frl
+from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
@@ -210,7 +212,14 @@ def _payloads() -> list[Target]:
     def whole(payload: Payload) -> bytes:
         return Container.prefix(payload) + bytes(payload.body.read(0, payload.body.size))
 
+    ranks, layers = FrlCodec(), Schema((Tensor("a", (3, 3)), Tensor("b", (2, 4))))
+    lists = [np.arange(9, dtype=np.int32), np.arange(8, dtype=np.int32)[::-1]]
+    vote = ranks.encode_update(frl.Update(lists))
+    asked = ranks.encode_order(frl.Order(3, 1, lists, frl.Training()))
+
     return [
+        Target("rankings", [whole(vote)], lambda data: ranks.decode_update(Container.split(Bytes(data)), layers)),
+        Target("ranking order", [whole(asked)], lambda data: ranks.decode_order(Container.split(Bytes(data)), layers)),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]

@@ -262,6 +262,28 @@ def test_a_device_needs_a_torch_task_with_records_and_the_same_layers() -> None:
         client.load(b"x")
 
 
+def test_convolutions_are_ranked_too() -> None:
+    def model() -> nn.Module:
+        conv = nn.Conv2d(1, 4, 3, bias=False)
+        return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), conv, nn.ReLU(), nn.Flatten(), nn.Linear(144, 10, bias=False))
+
+    data = (stream(0).random((24, 64), dtype=np.float32), np.arange(24) % 10)
+    task = TorchTask(model, data, None, nn.functional.cross_entropy)
+    found = layers(task.schema)
+    assert [(one.edges, one.fan_in) for one in found] == [(36, 9), (1440, 144)]
+    order = order_for(task)
+    update = registry.client_side("frl").work(order, None, task, stream(0))[1]
+    assert [sorted(one.tolist()) for one in update.rankings] == [list(range(36)), list(range(1440))]
+    assert update.rankings[0].tolist() != order.rankings[0].tolist()
+
+
+def test_all_edges_may_be_kept() -> None:
+    state, _, facts = close(SQUARE, [[ranking(3, 1, 0, 2)]] * 3, keep=1.0, liars=1)
+    assert facts == {"edges_swapped": 0.0, "edges_contested": 0.0}
+    server = registry.server_side("frl", Settings(keep=1.0), SQUARE, 3)
+    assert server.weights(state, MemorySpace()).whole().tolist() == weights_of(3, 0, 4, 2).tolist()
+
+
 # The wire.
 
 
@@ -425,4 +447,7 @@ def test_a_run_on_the_digits_learns_and_repeats() -> None:
     assert set(first.rounds[-1]) <= set(FACTS)
     sizes = np.unique(np.abs(first.model.whole()))
     assert len(sizes) == 3, "zero and one size per layer"
-    assert engine.run(plan, settings, fleet, fleet.own_copy()).digest == first.digest
+    # Asked to train clients together, it trains them one by one: the optimiser is the method's own.
+    again = engine.run(plan, settings, fleet, fleet.own_copy(), batch=True)
+    assert again.digest == first.digest
+    assert again.rounds[0]["clients_batched"] == 0

@@ -100,7 +100,7 @@ def layers(schema: Schema) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def weights_of(seed: int, number: int, edges: int, fan_in: int) -> FloatArray:
     """The fixed weights of layer `number` (from 0), (edges,) float32: +-sqrt(2 / fan_in), each sign equally likely."""
     size = np.float32(sqrt(2.0 / fan_in))
@@ -109,7 +109,7 @@ def weights_of(seed: int, number: int, edges: int, fan_in: int) -> FloatArray:
     return drawn
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def scores_of(seed: int, number: int, edges: int, fan_in: int) -> tuple[FloatArray, Ranking]:
     """(base, order): sorted sizes of the initial scores U(-1/sqrt(fan_in), 1/sqrt(fan_in)), and the edges in that order.
 

@@ -39,6 +39,10 @@ class Asked(BaseException):
         self.task, self.start, self.how, self.rng = task, start, how, rng
 
 
+class Apart(BaseException):
+    """A half trains in a way that cannot be computed together with others'."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A training that was done. after: the client's randomness, where the training left it."""
@@ -63,6 +67,10 @@ class Probe(_Stand):
     def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
         """Never returns."""
         raise Asked(self._task, start, how, rng)
+
+    def train_by(self, *how: Any) -> None:
+        """Never returns: a method with an optimiser of its own trains alone."""
+        raise Apart
 
 
 class Replay(_Stand):

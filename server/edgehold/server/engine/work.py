@@ -115,8 +115,8 @@ class Workplace:
                 half.work(received, state, together.Probe(task), rng)
             except together.Asked as wish:
                 asked[job.client] = wish
-            except RejectedUpdate:
-                continue  # the plain path says so
+            except (RejectedUpdate, together.Apart):
+                continue  # the plain path says so, or does it
         return together.train(asked)
 
 
