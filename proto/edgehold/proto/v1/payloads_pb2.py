@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/payloads.proto\x12\x11\x65\x64gehold.proto.v1\"G\n\nTaskHeader\x12/\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.FedAvgTaskH\x00\x42\x08\n\x06method\"K\n\x0cUpdateHeader\x12\x31\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1f.edgehold.proto.v1.FedAvgUpdateH\x00\x42\x08\n\x06method\"\x95\x01\n\nFedAvgTask\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08momentum\x18\x04 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x01\x12\x10\n\x08proximal\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\"\x1f\n\x0c\x46\x65\x64\x41vgUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/payloads.proto\x12\x11\x65\x64gehold.proto.v1\"G\n\nTaskHeader\x12/\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.FedAvgTaskH\x00\x42\x08\n\x06method\"K\n\x0cUpdateHeader\x12\x31\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1f.edgehold.proto.v1.FedAvgUpdateH\x00\x42\x08\n\x06method\"\xae\x01\n\nFedAvgTask\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08momentum\x18\x04 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x01\x12\x10\n\x08proximal\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x17\n\x0f\x63lient_momentum\x18\x08 \x01(\x01\"\x1f\n\x0c\x46\x65\x64\x41vgUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEHEADER']._serialized_start=128
   _globals['_UPDATEHEADER']._serialized_end=203
   _globals['_FEDAVGTASK']._serialized_start=206
-  _globals['_FEDAVGTASK']._serialized_end=355
-  _globals['_FEDAVGUPDATE']._serialized_start=357
-  _globals['_FEDAVGUPDATE']._serialized_end=388
+  _globals['_FEDAVGTASK']._serialized_end=380
+  _globals['_FEDAVGUPDATE']._serialized_start=382
+  _globals['_FEDAVGUPDATE']._serialized_end=413
 # @@protoc_insertion_point(module_scope)
