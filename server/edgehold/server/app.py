@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgehold.core.command import Commands, as_json_option
+from edgehold.core.command import Commands, as_json_option, version_option
 from edgehold.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _home = click.option(
 
 
 @click.group(cls=Commands, epilog="Start with: fl-server init --federation NAME && fl-server serve")
+@version_option
 def main() -> None:
     """Run a federation: enrol devices, submit plans, watch rounds, take models away.
 
