@@ -91,16 +91,14 @@ def enrolment(log_format: Any, equip: bool, home: Path, as_json: bool) -> None:
 
     from edgehold.core import logs
     from edgehold.server.config import load
+    from edgehold.server.identity.ca import CertificateAuthority
     from edgehold.server.wire.apart import serve_enrolment
 
     logs.setup("json" if as_json else log_format, "info")
+    config = load(home)
     if equip:
-        config = load(home).server
-        from edgehold.server.identity.ca import CertificateAuthority
-
-        CertificateAuthority(load(home).ca_folder(home)).equip(
-            "server", config.name, home / "identity", hosts=config.host_names
-        )
+        authority = CertificateAuthority(config.ca_folder(home))
+        authority.equip("server", config.server.name, home / "identity", hosts=config.server.host_names)
         click.echo(json.dumps({"renewed": "identity"}) if as_json else f"{home / 'identity'} is renewed.")
         return
 
@@ -108,7 +106,7 @@ def enrolment(log_format: Any, equip: bool, home: Path, as_json: bool) -> None:
         click.echo(json.dumps({"ready": addresses}))
         sys.stdout.flush()
 
-    asyncio.run(serve_enrolment(home, load(home), ready))
+    asyncio.run(serve_enrolment(home, config, ready))
 
 
 @main.command()
