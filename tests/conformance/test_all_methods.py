@@ -15,6 +15,8 @@ from edgehold.core.errors import ConfigError
 from edgehold.core.task import Task
 from edgehold.core.vectors import Bytes, Schema, Vector
 from edgehold.defenses import registry
+from edgehold.defenses.baselines.rules import PRE_STEPS as PRE_STEP_NAMES
+from edgehold.defenses.baselines.rules import RULES
 
 TASKS = [SyntheticTask(7, step, samples) for step, samples in ((0.5, 3), (-0.25, 1), (1.0, 2), (0.125, 9), (0.375, 1))]
 SCHEMA = TASKS[0].schema
@@ -44,10 +46,18 @@ def test_method_conforms_with_its_defaults(name: str) -> None:
     check(halves(name, registry.method(name).settings(), tasks[0].schema), tasks, tasks[0].schema)
 
 
-@pytest.mark.parametrize("rule", ["average", "median", "trimmed_mean", "krum"])
+OPTIONS: dict[str, dict[str, object]] = {"centred_clipping": {"radius": 1.0}, "clipping": {"clip_to": 1.0}}
+# Renamed clients fall into other buckets and monna trusts a name, both on purpose; bulyan needs seven updates for one liar.
+PLAIN = sorted(RULES.keys() - {"monna", "bulyan"})
+MIXED = [f"{step}+trimmed_mean" for step in sorted(PRE_STEP_NAMES.keys() - {"bucketing"})]
+
+
+@pytest.mark.parametrize("rule", [*PLAIN, *MIXED])
 def test_fedavg_conforms_with_every_rule(rule: str) -> None:
+    options = {key: value for part in rule.split("+") for key, value in OPTIONS.get(part, {}).items()}
+    liars = 0 if rule == "average" else 1
     settings = registry.method("fedavg").settings(
-        rule=rule, liars=0 if rule == "average" else 1, server_momentum=0.5, clip_norm=1.0
+        rule=rule, rule_options=options, liars=liars, server_momentum=0.5, clip_norm=1.0, client_momentum=0.5
     )
     check(halves("fedavg", settings), TASKS, SCHEMA)
 

@@ -1,11 +1,13 @@
 """What a plan may name, and what is refused with what would be allowed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgehold.core.config import convert
 from edgehold.core.contract import Cohort, Packed, Weighted
-from edgehold.core.errors import ConfigError, WrongShape
+from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
 from edgehold.core.rng import stream
 from edgehold.core.vectors import MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
@@ -162,5 +164,10 @@ def test_client_momentum_by_hand() -> None:
     settings = Settings(client_momentum=0.5)
     server = registry.server_side("fedavg", settings, SCHEMA, 0)
     assert server.open(State(order.model), Cohort(1, ("a",))).client_momentum == 0.5
-    with pytest.raises(ConfigError, match="client_momentum"):
-        settings.check(3)
+    settings.check(3)
+    codec = registry.codec("fedavg", None)
+    sent = codec.encode_order(replace(order, training=Training()))
+    assert codec.decode_order(sent, SCHEMA).client_momentum == 0.5
+    for bad in (-0.1, 1.0, float("nan")):
+        with pytest.raises(OutsideLaw, match="client momentum"):
+            codec.decode_order(codec.encode_order(replace(order, client_momentum=bad)), SCHEMA)

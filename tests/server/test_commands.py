@@ -178,3 +178,17 @@ def test_daemon_stops_gracefully_and_tells_where_it_listens(tmp_path: Path) -> N
 def test_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "edgehold.server", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: fl-server")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    initialise(tmp_path / "home", "fed", "127.0.0.1", 0)
+    monkeypatch.delitem(sys.modules, "edgehold.server.daemon", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc_health", None)
+    monkeypatch.setitem(sys.modules, "grpc_health.v1", None)
+    code, _, err = call("serve", "--home", str(tmp_path / "home"))
+    assert code == 1
+    assert "edgehold[server]" in err
+
+
+def test_version_is_told() -> None:
+    assert call("--version")[1].startswith("edgehold ")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgehold.core.command import Commands, as_json_option
+from edgehold.core.command import Commands, as_json_option, version_option
 from edgehold.core.errors import ConfigError
 
 HOME_VARIABLE = "EDGEHOLD_CLIENT_HOME"
@@ -24,6 +24,7 @@ _home = click.option(
 
 
 @click.group(cls=Commands, epilog="Start with: fl-client enroll --bundle @bundle.txt && fl-client check && fl-client run")
+@version_option
 def main() -> None:
     """Train together without handing over data: the daemon of one device.
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgehold.core.contract import Container, Payload
-from edgehold.core.errors import Busy, JournalError
+from edgehold.core.errors import Busy
+from edgehold.core.files import sync, sync_folder
 
 _BLOCK = 1 << 20
 
@@ -60,13 +61,13 @@ class Outbox:
                 length = file.tell()
                 if durable:
                     file.flush()
-                    _sync(file.fileno())
+                    sync(file.fileno(), self._folder)
             os.replace(temporary, self.path(digest.digest()))
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
         if durable:
-            self._sync_folder()
+            sync_folder(self._folder)
         return Parcel(digest.digest(), length, kind)
 
     def holds(self, parcel: Parcel) -> bool:
@@ -90,17 +91,3 @@ class Outbox:
         for path in self._folder.iterdir():
             if path.suffix in (".tmp", ".update") and path.name not in names:
                 path.unlink(missing_ok=True)
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            _sync(folder)
-        finally:
-            os.close(folder)
-
-
-def _sync(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise JournalError(f"the outbox cannot be synced: {error.strerror}") from None

@@ -127,7 +127,9 @@ class Workbench:
         if cancelled.is_set():
             raise Cancelled
         payload, kept = self._guard(lambda: (codec.encode_update(update), side.dump(state)))
-        return Trained(payload, codec.kind, self._durable(assignment.method), kept, facts)
+        # What moves local state must not be made twice: after a power cut it would start from another state.
+        durable = bool(kept) or self._durable(assignment.method)
+        return Trained(payload, codec.kind, durable, kept, facts)
 
     def _guard(self, step: Callable[[], T]) -> T:
         try:

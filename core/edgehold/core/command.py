@@ -13,6 +13,14 @@ from edgehold.core.errors import ConfigError, FlError
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
+version_option = click.version_option(None, "--version", package_name="edgehold", message="edgehold %(version)s")
+
+EXTRAS = {
+    "grpc_health": "server", "prometheus_client": "server", "rich": "server", "torch": "train", "sklearn": "eval",
+    "matplotlib": "eval", "psutil": "eval", "PIL": "tables", "pyarrow": "tables",
+}  # fmt: skip
+"""Module -> the extra that brings it."""
+
 _JSON = "edgehold.as_json"
 
 
@@ -30,6 +38,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except FlError as error:
             _fail(ctx.info_name or "", error, ctx.meta[_JSON])
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in EXTRAS:
+                raise
+            missing = ConfigError(f"this needs {module}, which is not installed here: pip install 'edgehold[{EXTRAS[module]}]'")
+            _fail(ctx.info_name or "", missing, ctx.meta[_JSON])
 
 
 def _fail(program: str, error: FlError, as_json: bool) -> NoReturn:

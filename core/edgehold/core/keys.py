@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgehold.core.errors import ConfigError, IdentityError, JournalError
+from edgehold.core.files import sync_folder
 from edgehold.core.manifest import signing_input
 from edgehold.core.plan import Name
 
@@ -55,7 +56,7 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise JournalError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -77,7 +78,7 @@ def save_version(folder: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
             version.mkdir(mode=0o700)
             for name, (data, mode) in files.items():
                 _create(version / name, data, mode)
-            _sync_folder(version)
+            sync_folder(version)
             write_file(folder / POINTER, version.name.encode(), 0o644)
             for old in folder.iterdir():
                 if _VERSION.fullmatch(old.name) and old != version:
@@ -264,11 +265,3 @@ def _create(path: Path, data: bytes, mode: int) -> None:
         file.flush()
         os.fchmod(handle, mode)
         os.fsync(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

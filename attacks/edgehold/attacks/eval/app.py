@@ -12,7 +12,7 @@ import msgspec
 
 from edgehold.attacks.eval import cells, reproductions
 from edgehold.attacks.eval.bars import Table, aligned, markdown
-from edgehold.core.command import Commands, as_json_option
+from edgehold.core.command import Commands, as_json_option, version_option
 from edgehold.core.config import parse_toml
 from edgehold.core.errors import ConfigError
 
@@ -23,7 +23,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group(cls=Commands)
-@click.version_option(package_name="edgehold", prog_name="fl-eval")
+@version_option
 def main() -> None:
     """Simulate federations of thousands of virtual clients, and check what the methods promise.
 

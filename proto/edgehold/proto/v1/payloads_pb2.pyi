@@ -84,6 +84,7 @@ class FedAvgTask(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
     PROXIMAL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    CLIENT_MOMENTUM_FIELD_NUMBER: _builtins.int
     local_epochs: _builtins.int
     batch_size: _builtins.int
     learning_rate: _builtins.float
@@ -93,6 +94,8 @@ class FedAvgTask(_message.Message):
     """Coefficient mu of the FedProx proximal term; 0 is plain FedAvg."""
     seed: _builtins.int
     """Training seed of the run: device streams are derived from it, so a repeated task trains the same way."""
+    client_momentum: _builtins.float
+    """Beta of the running mean of its changes that a device sends instead of the change itself; 0 is the change."""
     def __init__(
         self,
         *,
@@ -103,10 +106,11 @@ class FedAvgTask(_message.Message):
         weight_decay: _builtins.float = ...,
         proximal: _builtins.float = ...,
         seed: _builtins.int = ...,
+        client_momentum: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "proximal", b"proximal", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "client_momentum", b"client_momentum", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "proximal", b"proximal", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgehold.core.errors import JournalError, NotFound, WrongShape
+from edgehold.core.errors import NotFound, WrongShape
+from edgehold.core.files import sync, sync_folder
 from edgehold.core.vectors import Array, Blob, Vector, blocks
 
 
@@ -131,7 +132,7 @@ class FileSink:
         """Sync and publish; the vector's blob is the `FileBlob`."""
         if self._left:
             raise WrongShape(f"{self._left} values are missing from a vector being written")
-        _sync(self._file.fileno(), self._temporary)
+        sync(self._file.fileno(), self._temporary)
         self._file.close()
         self._leave.detach()
         return Vector(self._store._publish(self._temporary, self._hash.digest()), self._dtype.str)
@@ -141,20 +142,3 @@ def _give_up(file: FileIO, temporary: Path) -> None:
     """A sink that is never finished (its round failed) leaves nothing behind."""
     file.close()
     temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _sync(handle, folder)
-    finally:
-        os.close(handle)
-
-
-def _sync(handle: int, path: Path) -> None:
-    """`JournalError`, which stops the process, when the sync fails: what is on the disk then, nobody knows."""
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        raise JournalError(f"{path}: cannot be synced: {error.strerror}") from error

@@ -1,6 +1,6 @@
 """FedAvg on the wire: a protobuf header, then float32 values. Decoding enforces the law on both sides.
 
-Law of an order: the schema's length, finite values, every number of the training within `Training`.
+Law of an order: the schema's length, finite values, every number of the training within `Training`, momentum in [0, 1).
 Law of an update: the schema's length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
 """
 
@@ -37,6 +37,7 @@ class FedAvgCodec:
             weight_decay=how.weight_decay,
             proximal=how.proximal,
             seed=order.seed,
+            client_momentum=order.client_momentum,
         )
         return Payload(TaskHeader(fedavg=task).SerializeToString(deterministic=True), order.model.blob)
 
@@ -53,9 +54,11 @@ class FedAvgCodec:
             raise OutsideLaw(error.message) from None
         if task.seed >= SEED_LIMIT:
             raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
+        if not 0.0 <= task.client_momentum < 1.0:
+            raise OutsideLaw(f"client momentum {task.client_momentum}; it must be at least 0 and below 1")
         model = _floats(payload, schema)
         finite_norm(model)
-        return Order(model, training, task.seed)
+        return Order(model, training, task.seed, task.client_momentum)
 
     def encode_update(self, update: Update) -> Payload:
         """Header with the claimed samples, body with the change."""

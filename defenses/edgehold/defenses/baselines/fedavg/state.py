@@ -6,7 +6,6 @@ from typing import Annotated
 import msgspec
 
 from edgehold.core.config import Config
-from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Vector
 
 SEED_LIMIT = 1 << 63
@@ -49,8 +48,6 @@ class Settings(Training, frozen=True, kw_only=True):
         from edgehold.defenses.baselines.rules import recipe  # a device that decodes orders has no use for the rules
 
         recipe(self.rule, self.rule_options).check(updates, self.liars)
-        if self.client_momentum > 0:  # until the order's payload has a field for it, a plan must not seem to get it
-            raise ConfigError("method.client_momentum: orders do not carry it in this version", field="method.client_momentum")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ NETWORK = 64
 _WIDE, _MOST = 1 << 20, 1 << 15
 """Values of a block (4 MiB) and of one of its rows (128 KiB): whole calls must be long beside what a call costs."""
 _SORT = 1 << 17  # values transposed and sorted at a time: half a MiB
+THREADS = 8
+"""Most threads: each holds up to 9 MiB, and all together stay below 100."""
 
 Finish = Callable[[list[Array]], Array]
 """Rows in ascending order (each (columns,) float32, may be written to) -> combined columns, float64."""
@@ -60,7 +62,7 @@ def by_column(
 
 def in_order(spans: Sequence[tuple[int, int]], work: Callable[[tuple[int, int]], Array], sink: Sink) -> None:
     """Write work(span) for every span, in order, worked out by all cores at once; few results wait at any time."""
-    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(spans))
+    cores = min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(spans))
     if cores <= 1:
         for span in spans:
             sink.write(work(span))
