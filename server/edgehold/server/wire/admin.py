@@ -132,6 +132,7 @@ class AdminService:
             ) from None
         about = {
             "edgehold_run": row.run, "edgehold_round": str(row.round), "edgehold_model_sha256": row.model.hex(),
+            "edgehold_weights_sha256": blob.digest.hex(),
             "edgehold_plan_sha256": info.plan_digest.hex(), "edgehold_task": info.task,
         }  # fmt: skip
         yield pb.GetModelResponse(data=weights_file.header(schema, about))
