@@ -62,6 +62,7 @@ class Answer:
     text: str
     detail: ErrorDetail | None
     replies: tuple[bytes, ...]
+    tries: int = 1
 
     @property
     def code(self) -> str | None:
@@ -85,9 +86,31 @@ async def call(
 ) -> Answer:
     """Call any method with any bytes; on the wire a unary call is a stream of one message.
 
-    method: a key of METHODS or a whole path. source: messages that take their time, instead of `messages`.
+    method: a key of METHODS or a whole path. source: messages that take their time, instead of `messages`. The answer's
+    `tries` says how often the call was made, and so how often the server answered it.
     """
 
+    tries = 0
+    while True:
+        tries += 1
+        answer = await _once(channel, method, messages, source, metadata, compression)
+        # A server that refuses before it has read is free to; but where the refusal meets a message still being written,
+        # grpc.aio throws the answer away and reports a failure of its own. Such a call was answered: it is made again.
+        if source is not None or (answer.status, answer.text) != LOST or tries == 5:
+            return replace(answer, tries=tries)
+
+
+LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+
+
+async def _once(
+    channel: grpc.aio.Channel,
+    method: str,
+    messages: Sequence[bytes],
+    source: AsyncIterator[bytes] | None,
+    metadata: Sequence[tuple[str, str]],
+    compression: grpc.Compression | None,
+) -> Answer:
     async def listed() -> AsyncIterator[bytes]:
         for message in messages:
             yield message
