@@ -268,11 +268,8 @@ async def set_state(stub: Stub, client: str, state: str) -> None:
 
 async def submit(stub: Stub, plan: str) -> str:
     """Submit a plan; returns the run."""
-
-    async def messages() -> AsyncIterator[bytes]:
-        yield admin_pb2.SubmitRunRequest(plan_toml=plan).SerializeToString()
-
-    return (await stub.collect("SubmitRun", messages(), admin_pb2.SubmitRunResponse)).run
+    request = admin_pb2.SubmitRunRequest(plan_toml=plan)
+    return (await stub.unary("SubmitRun", request, admin_pb2.SubmitRunResponse, None)).run
 
 
 async def finished(stub: Stub, run: str) -> admin_pb2.RunInfo:

@@ -203,11 +203,8 @@ class Federation:
 
     def submit(self, plan: str) -> str:
         """Submit a plan; returns the run."""
-
-        async def messages() -> Any:
-            yield pb.SubmitRunRequest(plan_toml=plan).SerializeToString()
-
-        return self.ask(lambda stub: stub.collect("SubmitRun", messages(), pb.SubmitRunResponse)).run
+        request = pb.SubmitRunRequest(plan_toml=plan)
+        return self.ask(lambda stub: stub.unary("SubmitRun", request, pb.SubmitRunResponse, None)).run
 
     def info(self, run: str) -> pb.RunInfo:
         """A run as it stands."""

@@ -56,25 +56,28 @@ class Stub:
     def __init__(self, channel: grpc.aio.Channel, service: ServiceDescriptor) -> None:
         self._channel = channel
         self._service = service
-        self._calls: dict[str, Any] = {}
+        self._calls: dict[tuple[str, str], Any] = {}
 
-    def _call(self, method: str) -> Any:
-        if method not in self._calls:
+    def _call(self, method: str, kind: str) -> Any:
+        if (method, kind) not in self._calls:
             found = self._service.methods_by_name[method]
-            kind = ("stream" if found.client_streaming else "unary") + ("_stream" if found.server_streaming else "_unary")
-            self._calls[method] = getattr(self._channel, kind)(f"/{self._service.full_name}/{method}")
-        return self._calls[method]
+            self._calls[method, kind] = getattr(self._channel, kind)(f"/{self._service.full_name}/{found.name}")
+        return self._calls[method, kind]
 
     async def unary(self, method: str, request: Message, reply: type[M], timeout_s: float | None = 30.0) -> M:
-        """One request, one reply."""
+        """One request, one reply. On the wire one request is a stream of one, so this serves methods that take many as well:
+        grpc.aio may lose the answer of a server that refuses while a stream is still being written, but not of this.
+        """
         try:
-            return decode(reply, await self._call(method)(request.SerializeToString(), timeout=timeout_s), MESSAGE_LIMIT)
+            return decode(
+                reply, await self._call(method, "unary_unary")(request.SerializeToString(), timeout=timeout_s), MESSAGE_LIMIT
+            )
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
 
     async def stream(self, method: str, request: Message, reply: type[M], timeout_s: float | None = None) -> AsyncIterator[M]:
         """One request, many replies."""
-        call = self._call(method)(request.SerializeToString(), timeout=timeout_s)
+        call = self._call(method, "unary_stream")(request.SerializeToString(), timeout=timeout_s)
         try:
             async for data in call:
                 yield decode(reply, data, MESSAGE_LIMIT)
@@ -87,6 +90,6 @@ class Stub:
     async def collect(self, method: str, requests: AsyncIterable[bytes], reply: type[M], timeout_s: float | None = None) -> M:
         """Many requests (already serialized), one reply."""
         try:
-            return decode(reply, await self._call(method)(requests, timeout=timeout_s), MESSAGE_LIMIT)
+            return decode(reply, await self._call(method, "stream_unary")(requests, timeout=timeout_s), MESSAGE_LIMIT)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None

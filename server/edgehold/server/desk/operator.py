@@ -43,29 +43,29 @@ def ask(home: Path, question: Callable[[Stub], Awaitable[T]]) -> T:
     return asyncio.run(go())
 
 
-def submission(plan: Plan, text: str, plan_file: Path) -> AsyncIterator[bytes]:
-    """The messages of SubmitRun: the plan, then the model file it names (beside the plan unless absolute).
+async def submit(stub: Stub, plan: Plan, text: str, plan_file: Path) -> str:
+    """Submit a plan and the model file it names (beside the plan unless absolute); returns the run.
 
     `ConfigError` at once, before anything is sent, when that file cannot be read.
     """
-    file = None
-    if plan.model.file is not None:
-        path = plan_file.parent / plan.model.file
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise ConfigError(
-                f"{plan_file}: model.file = {plan.model.file!r}: {path}: {error.strerror}", field="model.file"
-            ) from None
-    return _messages(text, file)
+    first = pb.SubmitRunRequest(plan_toml=text)
+    if plan.model.file is None:
+        return (await stub.unary("SubmitRun", first, pb.SubmitRunResponse, None)).run
+    path = plan_file.parent / plan.model.file
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(
+            f"{plan_file}: model.file = {plan.model.file!r}: {path}: {error.strerror}", field="model.file"
+        ) from None
+    with file:
+        return (await stub.collect("SubmitRun", _messages(first, file), pb.SubmitRunResponse)).run
 
 
-async def _messages(text: str, file: BinaryIO | None) -> AsyncIterator[bytes]:
-    yield pb.SubmitRunRequest(plan_toml=text).SerializeToString()
-    if file is not None:
-        with file:
-            while data := file.read(1 << 20):
-                yield pb.SubmitRunRequest(model_data=data).SerializeToString()
+async def _messages(first: pb.SubmitRunRequest, file: BinaryIO) -> AsyncIterator[bytes]:
+    yield first.SerializeToString()
+    while data := file.read(1 << 20):
+        yield pb.SubmitRunRequest(model_data=data).SerializeToString()
 
 
 def mint(home: Path, client: str, life_s: float, tasks: tuple[str, ...], part: Part = "both") -> str:

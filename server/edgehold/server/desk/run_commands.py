@@ -24,19 +24,18 @@ def run(plan: Path, detach: bool, out: Path | None, home: Path, as_json: bool) -
     """
     from edgehold.core.plan import parse_plan
     from edgehold.defenses import registry
-    from edgehold.proto.v1 import admin_pb2 as pb
-    from edgehold.server.desk.operator import ask, submission
+    from edgehold.server.desk.operator import ask, submit
 
     try:
         text = plan.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{plan}: cannot be read: {error}") from None
     parsed, _ = parse_plan(text, registry.method, str(plan))
-    reply = ask(home, lambda stub: stub.collect("SubmitRun", submission(parsed, text, plan), pb.SubmitRunResponse))
+    name = ask(home, lambda stub: submit(stub, parsed, text, plan))
     if detach:
-        click.echo(json.dumps({"run": reply.run}) if as_json else f"Run {reply.run} is submitted.")
+        click.echo(json.dumps({"run": name}) if as_json else f"Run {name} is submitted.")
         return
-    _watch(reply.run, home, as_json, out)
+    _watch(name, home, as_json, out)
 
 
 @click.command()
