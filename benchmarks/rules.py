@@ -130,15 +130,16 @@ class _Discard:
 def _case(case: Case, x: Array) -> Callable[[], Any]:
     from edgehold.defenses.baselines.rules import Round, VectorRows, presteps, recipe
     from edgehold.defenses.baselines.rules.cloud import Basis, Cloud
+    from edgehold.defenses.baselines.rules.rows import MixedRows
 
     updates = VectorRows([Vector.of(row) for row in x])
     if case.rule == "nnm":  # every mixed update written out, as ByzFL's does; recipes never need that
 
         def mixed() -> Array:
             out = np.empty_like(x)
-            points = presteps.nnm(Cloud(Basis(updates), np.ones(case.n)), case.f).rows()
+            points = MixedRows(updates, presteps.nnm(Cloud(Basis(updates), np.ones(case.n)), case.f).shares[:, :-1])
             for lo, hi in blocks(x.shape[1], 1 << 14):
-                points.fill(lo, hi, out[:, lo:hi])
+                points.write(lo, hi, [row[lo:hi] for row in out])
             return out
 
         return mixed

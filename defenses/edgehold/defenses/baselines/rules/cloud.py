@@ -10,14 +10,14 @@ from functools import cached_property
 
 import numpy as np
 
-from edgehold.core.vectors import Array, Sink, Vector, blocks
+from edgehold.core.vectors import Array, FloatArray, Sink, Vector, blocks
 from edgehold.defenses.baselines.rules.gram import NOISE, majority_gram, squared_distances
 from edgehold.defenses.baselines.rules.ordering import in_order
 from edgehold.defenses.baselines.rules.rows import MixedRows, Rows, combined
 
 _EXACT = 256
 """Up to this many points distances between combinations come from differences of coefficients, without cancellation."""
-_SPAN = 1 << 14
+_SPAN = 1 << 16
 
 
 class WithPrevious:
@@ -27,12 +27,11 @@ class WithPrevious:
         self._rows, self._previous = rows, previous
         self.n, self.d = rows.n + 1, rows.d
 
-    def fill(self, lo: int, hi: int, out: Array) -> None:
-        """As `Rows.fill`."""
-        self._rows.fill(lo, hi, out[:-1])
-        out[-1] = self._previous.read(lo, hi)
+    def views(self, lo: int, hi: int) -> Sequence[FloatArray]:
+        """As `Rows.views`."""
+        return [*self._rows.views(lo, hi), self._previous.read(lo, hi)]
 
-    def row(self, index: int, lo: int, hi: int) -> Array:
+    def row(self, index: int, lo: int, hi: int) -> FloatArray:
         """As `Rows.row`."""
         return self._previous.read(lo, hi) if index == self._rows.n else self._rows.row(index, lo, hi)
 
@@ -137,4 +136,4 @@ class Cloud:
         """The combination of updates with these coefficients, one pass over those that have a share."""
         rows = self.basis.rows
         spans = list(blocks(rows.d, _SPAN))
-        in_order(spans, lambda span: combined(rows, shares[:-1], *span), sink)
+        in_order(spans, lambda span: combined(rows, shares[:-1], *span), sink.write)

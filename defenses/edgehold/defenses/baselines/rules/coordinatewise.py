@@ -7,7 +7,7 @@ block size give the same bits.
 import numpy as np
 
 from edgehold.core.vectors import Array, Sink, blocks
-from edgehold.defenses.baselines.rules.ordering import by_column
+from edgehold.defenses.baselines.rules.ordering import Wanted, by_column
 from edgehold.defenses.baselines.rules.rows import Rows
 
 _PART = 1 << 14  # columns finished at a time, so that what is worked with stays in the cache
@@ -15,22 +15,12 @@ _PART = 1 << 14  # columns finished at a time, so that what is worked with stays
 
 def median(rows: Rows, sink: Sink) -> None:
     """Middle value of each coordinate; the mean of the two middle ones for an even number of rows."""
-    middle = _middle(rows.n)
-    wanted = ["middle" if rank in middle else None for rank in range(rows.n)]
-    by_column(
-        rows,
-        wanted,
-        lambda ordered: _mean([ordered[rank] for rank in middle]),
-        sink,
-        lambda ordered: _mean([ordered[:, rank] for rank in middle]),
-    )
+    by_column(rows, _mean_of_ranks(rows.n, (rows.n - 1) // 2, rows.n // 2 + 1), sink)
 
 
 def trimmed_mean(rows: Rows, cut: int, sink: Sink) -> None:
     """Mean of each coordinate after its `cut` smallest and `cut` largest values are dropped."""
-    wanted = ["kept" if cut <= rank < rows.n - cut else None for rank in range(rows.n)]
-    kept = slice(cut, rows.n - cut)
-    by_column(rows, wanted, lambda ordered: _mean(ordered[kept]), sink, lambda ordered: _mean_across(ordered[:, kept]))
+    by_column(rows, _mean_of_ranks(rows.n, cut, rows.n - cut), sink)
 
 
 def mean_around_median(rows: Rows, keep: int, sink: Sink) -> None:
@@ -44,8 +34,15 @@ def mean_around_median(rows: Rows, keep: int, sink: Sink) -> None:
     def finish(ordered: list[Array]) -> Array:
         return np.concatenate([_nearest_mean([row[a:b] for row in ordered], keep) for a, b in blocks(len(ordered[0]), _PART)])
 
-    wanted = [rank if rank < n - keep or rank >= keep or rank in middle else "inside" for rank in range(n)]
-    by_column(rows, wanted, finish, sink)
+    marks = [rank if rank < n - keep or rank >= keep or rank in middle else "inside" for rank in range(n)]
+    by_column(rows, Wanted(tuple(marks), 0, 0, keep, finish), sink)
+
+
+def _mean_of_ranks(n: int, lo: int, hi: int) -> Wanted:
+    marks = tuple("kept" if lo <= rank < hi else None for rank in range(n))
+    return Wanted(
+        marks, lo, hi, 0, lambda ordered: _mean(ordered[lo:hi]), lambda ordered: _mean_across(ordered[:, lo:hi])
+    )  # fmt: skip
 
 
 def _nearest_mean(ordered: list[Array], keep: int) -> Array:

@@ -1,24 +1,27 @@
 """Sorting every column of a block: what coordinate-wise rules spend their time on.
 
-Up to `NETWORK` rows a merge-exchange network runs on whole rows at a time (two vector instructions per comparison and no
-transposition), without the comparisons whose outcome nobody asks for; above it, numpy's vectorised sort of the transposed
-block is faster. Measured crossing: between 50 and 100 rows.
+A merge-exchange network orders many columns at once, without the comparisons whose outcome nobody asks for: compiled for up
+to `COMPILED` rows. Without kernels it runs on whole rows of a block for up to `NETWORK` rows; above that NumPy's vectorised
+sort of the transposed block is faster (measured crossing: between 50 and 100 rows).
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from edgehold.core import kernels
 from edgehold.core.vectors import Array, Sink, blocks
-from edgehold.defenses.baselines.rules.rows import Rows, Scratch
+from edgehold.defenses.baselines.rules.rows import Rows, Scratch, columns, fill
 
-NETWORK = 64
+COMPILED, NETWORK = 512, 64
+_BLOCK = 1 << 21  # values of a block for the kernel: 8 MiB where they are worked out, nothing where they lie in memory
 _WIDE, _MOST = 1 << 20, 1 << 15
-"""Values of a block (4 MiB) and of one of its rows (128 KiB): whole calls must be long beside what a call costs."""
+"""Values of a block for NumPy (4 MiB) and of one of its rows (128 KiB): calls must be long beside what a call costs."""
 _SORT = 1 << 17  # values transposed and sorted at a time: half a MiB
 THREADS = 8
 """Most threads: each holds up to 9 MiB, and all together stay below 100."""
@@ -28,53 +31,74 @@ Finish = Callable[[list[Array]], Array]
 Comparison = tuple[int, int, bool, bool]
 
 
-def by_column(
-    rows: Rows, wanted: Sequence[object], finish: Finish, sink: Sink, across: Callable[[Array], Array] | None = None
-) -> None:
-    """Write finish(ordered rows) for every block of columns, on all cores.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is made of the ordered values of a column, twice: for the kernel and, bit for bit the same, for NumPy.
 
-    wanted: what each rank of the order is used for: None for not at all; equal marks for ranks that may change places.
-    across: the same as `finish` for a sorted (columns, n) block, spared the way back into rows.
+    marks: what each rank is used for: None for not at all; equal marks for ranks that may change places.
+    lo, hi, keep: see `Kernels.ordered_mean`. finish: the same for rows in ascending order, each (columns,) float32, which it
+    may write to; gives (columns,) float64. across: the same for a sorted (columns, n) block, spared the way back into rows.
     """
-    scratch, n = Scratch(), rows.n
-    network = comparisons(n, tuple(wanted)) if n <= NETWORK else ()
+
+    marks: tuple[object, ...]
+    lo: int
+    hi: int
+    keep: int
+    finish: Finish
+    across: Callable[[Array], Array] | None = None
+
+
+def by_column(rows: Rows, wanted: Wanted, sink: Sink) -> None:
+    """Write what is wanted of every column, block by block, on all cores."""
+    compiled, n = kernels.loaded() if rows.n <= COMPILED else None, rows.n
+    if compiled is not None:
+        network = np.array([(low, high) for low, high, _, _ in comparisons(n, wanted.marks)], dtype=np.int32).reshape(-1, 2)
+        in_order(
+            list(blocks(rows.d, columns(rows, _BLOCK))),
+            lambda span: compiled.ordered_mean(rows.views(*span), network, wanted.lo, wanted.hi, wanted.keep),
+            sink.write,
+        )
+        return
+    scratch, exchanges = Scratch(), comparisons(n, wanted.marks) if n <= NETWORK else ()
 
     def work(span: tuple[int, int]) -> Array:
         lo, hi = span
         block = scratch.take("block", n, hi - lo)
-        rows.fill(lo, hi, block)
+        fill(rows, lo, hi, block)
         if n <= NETWORK:
-            return finish(_exchanged(block, network, scratch))
+            return wanted.finish(_exchanged(block, exchanges, scratch))
         done = []
         for start, stop in blocks(hi - lo, _SORT // n):
             ordered = scratch.take("ordered", stop - start, n)
             # Sorting along the last axis uses vector instructions; along the first it does not.
             ordered[:] = block[:, start:stop].T
             ordered.sort(axis=1)
-            if across is not None:
-                done.append(across(ordered))
+            if wanted.across is not None:
+                done.append(wanted.across(ordered))
             else:
                 block[:, start:stop] = ordered.T
-        return np.concatenate(done) if across is not None else finish(list(block))
+        return np.concatenate(done) if wanted.across is not None else wanted.finish(list(block))
 
-    in_order(list(blocks(rows.d, max(256, min(_MOST, _WIDE // n)))), work, sink)
+    in_order(list(blocks(rows.d, columns(rows, _WIDE, _MOST))), work, sink.write)
 
 
-def in_order(spans: Sequence[tuple[int, int]], work: Callable[[tuple[int, int]], Array], sink: Sink) -> None:
-    """Write work(span) for every span, in order, worked out by all cores at once; few results wait at any time."""
+def in_order(
+    spans: Sequence[tuple[int, int]], work: Callable[[tuple[int, int]], Array], write: Callable[[Array], None]
+) -> None:
+    """write(work(span)) for every span, in order, worked out by all cores at once; few results wait at any time."""
     cores = min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(spans))
     if cores <= 1:
         for span in spans:
-            sink.write(work(span))
+            write(work(span))
         return
     waiting: deque[Future[Array]] = deque()
     with ThreadPoolExecutor(cores, thread_name_prefix="rule") as pool:
         for span in spans:
             waiting.append(pool.submit(work, span))
             if len(waiting) > cores + 1:
-                sink.write(waiting.popleft().result())
+                write(waiting.popleft().result())
         while waiting:
-            sink.write(waiting.popleft().result())
+            write(waiting.popleft().result())
 
 
 def _exchanged(block: Array, network: Sequence[Comparison], scratch: Scratch) -> list[Array]:

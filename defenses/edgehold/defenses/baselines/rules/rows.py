@@ -7,14 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
+from edgehold.core import kernels
 from edgehold.core.errors import WrongShape
 from edgehold.core.vectors import BLOCK, Array, FloatArray, Vector, blocks
 
-CACHED = 1 << 17
-"""Values of an (n, columns) block: half a MiB of float32, so that a block is still in the cache when it is used again."""
-
-
 _MIXED = 1 << 18  # values of a float64 block that is mixed: 2 MiB
+_SUMMED = 1 << 14  # values of a sum that is added up: with its terms it stays in the second-level cache
 
 
 class Rows(Protocol):
@@ -28,8 +26,11 @@ class Rows(Protocol):
     def d(self) -> int:
         """Number of columns."""
 
-    def fill(self, lo: int, hi: int, out: Array) -> None:
-        """Write columns lo..hi of every row, float32 values, into `out`, (n, hi - lo) float32 or float64."""
+    def views(self, lo: int, hi: int) -> Sequence[FloatArray]:
+        """Columns lo..hi of every row, each (hi - lo,) float32, not to be written to.
+
+        Good until the same thread asks for others: rows that are worked out stand in memory that is used again.
+        """
 
     def row(self, index: int, lo: int, hi: int) -> FloatArray:
         """Columns lo..hi of one row, (hi - lo,) float32, not to be written to."""
@@ -54,16 +55,9 @@ class VectorRows:
         """Number of columns."""
         return self._vectors[0].size if self._vectors else 0
 
-    def block(self, lo: int, hi: int) -> FloatArray:
-        """Columns lo..hi of every row, (n, hi - lo) float32, the caller's own copy."""
-        out = np.empty((self.n, hi - lo), dtype=np.float32)
-        self.fill(lo, hi, out)
-        return out
-
-    def fill(self, lo: int, hi: int, out: Array) -> None:
-        """Write columns lo..hi of every row, float32 values, into `out`, (n, hi - lo) float32 or float64."""
-        for index in range(self.n):
-            out[index] = self.row(index, lo, hi)
+    def views(self, lo: int, hi: int) -> Sequence[FloatArray]:
+        """As `Rows.views`; copied only where the vector itself copies or a scale is not 1."""
+        return [self.row(index, lo, hi) for index in range(self.n)]
 
     def row(self, index: int, lo: int, hi: int) -> FloatArray:
         """Columns lo..hi of one row, (hi - lo,) float32, not to be written to."""
@@ -94,9 +88,12 @@ class MixedRows:
 
     def __init__(self, basis: Rows, mix: Array) -> None:
         self._basis, self._mix, self._scratch = basis, np.ascontiguousarray(mix), Scratch()
-        used = mix != 0.0
-        single = (used.sum(axis=1) == 1) & (mix.max(axis=1, initial=0.0) == 1.0)
+        used, most = mix != 0.0, mix.max(axis=1, initial=0.0)
+        single = (used.sum(axis=1) == 1) & (most == 1.0)
         self._copied = used.argmax(axis=1) if bool(single.all()) else None
+        # Means over subsets (neighbours, buckets) take fewer additions than combinations at large.
+        even = bool((mix == np.where(used, most[:, None], 0.0)).all())
+        self._subsets = (kernels.subsets(used), most) if even else None
 
     @property
     def n(self) -> int:
@@ -108,24 +105,40 @@ class MixedRows:
         """Number of columns."""
         return self._basis.d
 
-    def fill(self, lo: int, hi: int, out: Array) -> None:
-        """Write columns lo..hi of every row, float32 values, into `out`, (n, hi - lo) float32 or float64."""
+    def views(self, lo: int, hi: int) -> Sequence[FloatArray]:
+        """As `Rows.views`."""
         if self._copied is not None:
-            for index, source in enumerate(self._copied):
-                out[index] = self._basis.row(int(source), lo, hi)
+            basis = self._basis.views(lo, hi)
+            return [basis[int(source)] for source in self._copied]
+        out = self._scratch.take("out", self.n, hi - lo)
+        self.write(lo, hi, list(out))
+        return list(out)
+
+    def write(self, lo: int, hi: int, out: Sequence[FloatArray]) -> None:
+        """Columns lo..hi of every row into the arrays of `out`, each (hi - lo,) float32."""
+        if (compiled := kernels.loaded()) is not None:
+            if self._subsets is not None:
+                compiled.subset_sums(self._basis.views(lo, hi), *self._subsets, out)
+            else:
+                compiled.mixed(self._basis.views(lo, hi), self._mix, out)
             return
         for start, stop in blocks(hi - lo, max(256, _MIXED // max(self.n, self._basis.n))):
             wide = self._scratch.take("wide", self._basis.n, stop - start, dtype="<f8")
             product = self._scratch.take("product", self.n, stop - start, dtype="<f8")
-            self._basis.fill(lo + start, lo + stop, wide)
+            fill(self._basis, lo + start, lo + stop, wide)
             np.matmul(self._mix, wide, out=product)
-            np.copyto(out[:, start:stop], product, casting="same_kind")
-            if out.dtype != np.float32:
-                out[:, start:stop] = out[:, start:stop].astype(np.float32)
+            for row, values in zip(out, product, strict=True):
+                row[start:stop] = values
 
     def row(self, index: int, lo: int, hi: int) -> FloatArray:
         """Columns lo..hi of one row, (hi - lo,) float32, not to be written to."""
         return combined(self._basis, self._mix[index], lo, hi).astype(np.float32)
+
+
+def fill(rows: Rows, lo: int, hi: int, out: Array) -> None:
+    """Columns lo..hi of every row into `out`, (n, hi - lo) float32 or float64."""
+    for index, values in enumerate(rows.views(lo, hi)):
+        out[index] = values
 
 
 def combined(rows: Rows, shares: Array, lo: int, hi: int) -> Array:
@@ -133,15 +146,18 @@ def combined(rows: Rows, shares: Array, lo: int, hi: int) -> Array:
 
     One fixed order and no BLAS: the same bits for any block size and on any machine. Rows of share 0 are not read.
     """
-    total, term = np.zeros(hi - lo), np.empty(hi - lo)
-    for index in np.flatnonzero(shares):
-        term[:] = rows.row(int(index), lo, hi)
-        if shares[index] != 1.0:
-            np.multiply(term, shares[index], out=term)
-        total += term
+    used = np.flatnonzero(shares)
+    read = [rows.row(int(index), lo, hi) for index in used]
+    if (compiled := kernels.loaded()) is not None and read:
+        return compiled.combined(read, np.asarray(shares[used], dtype=np.float64))
+    total, term = np.zeros(hi - lo), np.empty(min(_SUMMED, hi - lo))
+    for start, stop in blocks(hi - lo, _SUMMED):
+        for index, values in zip(used, read, strict=True):
+            np.multiply(values[start:stop], shares[index], out=term[: stop - start], dtype=np.float64)
+            total[start:stop] += term[: stop - start]
     return total
 
 
-def columns(rows: Rows, each: int = CACHED, most: int = BLOCK) -> int:
+def columns(rows: Rows, each: int, most: int = BLOCK) -> int:
     """Columns per block so that a block has about `each` values, and never more than `most`."""
     return max(256, min(most, each // max(1, rows.n)))

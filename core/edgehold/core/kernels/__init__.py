@@ -1,0 +1,123 @@
+"""The few loops that NumPy cannot run at the speed of the memory, in C. Each equals slower NumPy code beside its use.
+
+The libraries are made when the package is installed (`hatch_build.py`), where there is a C compiler. Without them, or with
+EDGEHOLD_KERNELS=off in the environment, `loaded()` is None and everything runs on NumPy. Calls release the interpreter.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from edgehold.core.vectors import Array, FloatArray
+
+SWITCH = "EDGEHOLD_KERNELS"
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
+_SIGNATURES = {
+    "ordered_mean": (_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER),
+    "combined": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER),
+    "gram": (_POINTER, _COUNT, _COUNT, _COUNT, _POINTER),
+    "mixed": (_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
+    "subset_sums": (_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _POINTER),
+}
+Rows = Sequence[FloatArray]
+"""Rows of one length, each (w,) float32 and contiguous, at any address."""
+
+
+class Kernels:
+    """One compiled library. name: its instruction set."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name = name
+        self._library = library
+        for function, arguments in _SIGNATURES.items():
+            getattr(library, function).argtypes = arguments
+
+    def ordered_mean(self, rows: Rows, network: Array, lo: int, hi: int, keep: int) -> Array:
+        """Per column the mean of the values of ranks lo..hi-1, or with keep > 0 of the `keep` nearest the median, (w,) float64.
+
+        network: (comparisons, 2) int32; it must order the ranks that are looked at. Of two equally near the smaller counts.
+        """
+        out = np.empty(_width(rows))
+        self._call("ordered_mean", _pointers(rows), len(rows), len(out), network, len(network), lo, hi, keep, out)
+        return out
+
+    def combined(self, rows: Rows, shares: Array) -> Array:
+        """Sum of shares[i] * rows[i], (w,) float64, added up row after row. shares: (n,) float64."""
+        out = np.empty(_width(rows))
+        self._call("combined", _pointers(rows), shares, len(rows), len(out), out)
+        return out
+
+    def gram(self, rows: Rows, centre: int, origin: bool) -> Array:
+        """Inner products about row `centre` of the rows and, with `origin`, of the origin as one more; float64, symmetric.
+
+        Products run in float32 and go on in float64 after 64 of them: about row `centre` every entry is within 4e-6 of the
+        product of the two norms, and much closer where rounding averages out over many columns.
+        """
+        n = len(rows) + origin
+        out = np.zeros((n, n))
+        pointers = np.zeros(n, dtype=np.uintp)
+        pointers[: len(rows)] = _pointers(rows)
+        self._call("gram", pointers, n, _width(rows), centre, out)
+        return np.triu(out) + np.triu(out, 1).T
+
+    def mixed(self, rows: Rows, mix: Array, out: Rows) -> None:
+        """out[r] = sum of mix[r, i] * rows[i], added up in float64. mix: (m, n) float64; out: m rows."""
+        self._call("mixed", _pointers(rows), len(rows), np.ascontiguousarray(mix), len(mix), _width(rows), _pointers(out))
+
+    def subset_sums(self, rows: Rows, members: Array, scale: Array, out: Rows) -> None:
+        """out[r] = scale[r] * sum of the rows that belong to subset r, added up in float64.
+
+        members: (m, groups) uint8 as `subsets` gives them; scale: (m,) float64; out: m rows.
+        """
+        if members.shape[1] != -(-len(rows) // _TOGETHER):
+            raise ValueError(f"subsets of {_TOGETHER * members.shape[1]} rows, but there are {len(rows)}")
+        pointers = _pointers(rows), len(rows), members, scale, len(members), _width(rows), _pointers(out)
+        self._call("subset_sums", *pointers)
+
+    def _call(self, function: str, *arguments: Array | int) -> None:
+        failed = getattr(self._library, function)(*(x.ctypes.data if isinstance(x, np.ndarray) else x for x in arguments))
+        if failed and function != "combined":
+            raise MemoryError(f"no memory left for {function}")
+
+
+_TOGETHER = 5
+
+
+def subsets(belongs: Array) -> Array:
+    """Which rows belong to which subset, (m, n) bool, as `Kernels.subset_sums` takes it."""
+    m, n = belongs.shape
+    padded = np.zeros((m, -(-n // _TOGETHER), _TOGETHER), dtype=np.uint8)
+    padded.reshape(m, -1)[:, :n] = belongs
+    return np.asarray((padded << np.arange(_TOGETHER, dtype=np.uint8)).sum(axis=2, dtype=np.uint8))
+
+
+def _pointers(rows: Rows) -> Array:
+    if any(row.dtype != np.float32 or row.ndim != 1 or len(row) != len(rows[0]) or row.strides != (4,) for row in rows):
+        raise ValueError("kernels take contiguous float32 rows of one length")
+    return np.array([row.__array_interface__["data"][0] for row in rows], dtype=np.uintp)
+
+
+def _width(rows: Rows) -> int:
+    return len(rows[0]) if rows else 0
+
+
+def loaded() -> Kernels | None:
+    """The kernels, or None where there are none or they are switched off."""
+    return None if os.environ.get(SWITCH) == "off" else _find()
+
+
+@lru_cache(maxsize=1)
+def _find() -> Kernels | None:
+    folder = Path(__file__).parent
+    try:
+        plain = ctypes.CDLL(str(folder / "kernels-plain.so"))
+        widest = plain.widest
+        widest.restype = ctypes.c_char_p
+        name = widest().decode()
+        return Kernels(plain if name == "plain" else ctypes.CDLL(str(folder / f"kernels-{name}.so")), name)
+    except OSError:
+        return None  # never compiled, or for another machine

@@ -1,0 +1,98 @@
+/* Kernels whose every bit is fixed: sums run in one order in float64 and nothing is contracted, so that they equal the
+   NumPy code beside them (compiled with -ffp-contract=off). */
+#include "lanes.h"
+
+enum { PANEL = 256 };  /* columns worked on at a time: n rows of one KiB stay in the second-level cache */
+enum { AISLE = PANEL + WIDTH }; /* copies that lie a power of two apart would push each other out of the cache */
+enum { STREAMS = 24 }; /* more rows than the processor can read ahead of one by one are copied, panel by panel */
+
+/* Sort WIDTH columns of n values by a network of comparisons; each is (low, high). */
+static void exchange(floats *v, const int32_t *network, int64_t comparisons) {
+    for (int64_t c = 0; c < comparisons; c++) {
+        floats a = v[network[2 * c]], b = v[network[2 * c + 1]];
+        marks less = a < b;
+        v[network[2 * c]] = (floats)(((marks)a & less) | ((marks)b & ~less));
+        v[network[2 * c + 1]] = (floats)(((marks)b & less) | ((marks)a & ~less));
+    }
+}
+
+/* Mean of the values of ranks lo..hi-1, added up in ascending order; +0 makes -0 into +0. */
+static void mean_of(const floats *v, int64_t lo, int64_t hi, double *out) {
+    for (int half = 0; half < 2; half++) {
+        doubles total = {0};
+        for (int64_t rank = lo; rank < hi; rank++) total += load_wide((const float *)&v[rank] + half * HALF);
+        store_doubles(out + half * HALF, total / (double)(hi - lo));
+    }
+}
+
+/* Mean of the `keep` values nearest the median: the window moves upwards while the value that would enter is nearer than
+   the one that would leave; each slot holds the last value that entered through it. */
+static void nearest_mean(floats *v, int64_t n, int64_t keep, double *out) {
+    for (int half = 0; half < 2; half++) {
+        doubles twice = load_wide((float *)&v[(n - 1) / 2] + half * HALF) + load_wide((float *)&v[n / 2] + half * HALF);
+        for (int64_t leaving = 0; leaving < n - keep; leaving++) {
+            float *slot = (float *)&v[leaving % keep] + half * HALF;
+            few old = load_few(slot), entering = load_few((float *)&v[leaving + keep] + half * HALF);
+            doubles both = load_wide((float *)&v[leaving] + half * HALF) + widened(entering);
+            typedef int32_t few_marks __attribute__((vector_size(2 * WIDTH)));
+            few_marks nearer = __builtin_convertvector(both < twice, few_marks);
+            store_few(slot, (few)(((few_marks)entering & nearer) | ((few_marks)old & ~nearer)));
+        }
+        doubles total = {0};
+        for (int64_t slot = 0; slot < keep; slot++) total += load_wide((float *)&v[slot] + half * HALF);
+        store_doubles(out + half * HALF, total / (double)keep);
+    }
+}
+
+/* rows: n pointers to `width` floats each; network: `comparisons` pairs that order what is looked at.
+   keep > 0: mean of the `keep` values nearest the median; else mean of ranks lo..hi-1. out: (width,).
+   Returns 0, or 1 when there is no memory. */
+int ordered_mean(const float *const *rows, int64_t n, int64_t width, const int32_t *network, int64_t comparisons, int64_t lo,
+                 int64_t hi, int64_t keep, double *out) {
+    int copies = n > STREAMS;
+    float *panel = aligned_alloc(64, (size_t)n * AISLE * sizeof(float));
+    floats *v = aligned_alloc(64, (size_t)n * sizeof(floats) + 64 - (size_t)n * sizeof(floats) % 64);
+    const float **from = malloc((size_t)n * sizeof *from);
+    double tail[WIDTH];
+    int failed = !panel || !v || !from;
+    for (int64_t start = 0; start < width && !failed; start += PANEL) {
+        int64_t count = least(PANEL, width - start);
+        for (int64_t i = 0; i < n; i++) {
+            from[i] = rows[i] + start;
+            if (!copies && count == PANEL) continue;
+            from[i] = memcpy(panel + i * AISLE, from[i], (size_t)count * sizeof(float));
+            memset(panel + i * AISLE + count, 0, (size_t)(PANEL - count) * sizeof(float));
+        }
+        for (int64_t at = 0; at < count; at += WIDTH) {
+            double *to = at + WIDTH <= count ? out + start + at : tail;
+            for (int64_t i = 0; i < n; i++) v[i] = load(from[i] + at);
+            exchange(v, network, comparisons);
+            if (keep)
+                nearest_mean(v, n, keep, to);
+            else
+                mean_of(v, lo, hi, to);
+            if (to == tail) memcpy(out + start + at, tail, (size_t)(count - at) * sizeof(double));
+        }
+    }
+    free(panel);
+    free(v);
+    free(from);
+    return failed;
+}
+
+/* out = sum of shares[i] * rows[i], added up row after row; a share of 1 is not multiplied. out: (width,). */
+void combined(const float *const *rows, const double *shares, int64_t n, int64_t width, double *out) {
+    enum { PART = 2048 }; /* 16 KiB of sums stay in the first-level cache */
+    for (int64_t start = 0; start < width; start += PART) {
+        int64_t count = least(PART, width - start), whole = count - count % HALF;
+        double *to = out + start;
+        memset(to, 0, (size_t)count * sizeof(double));
+        for (int64_t i = 0; i < n; i++) {
+            const float *row = rows[i] + start;
+            double share = shares[i];
+            for (int64_t at = 0; at < whole; at += HALF)
+                store_doubles(to + at, load_doubles(to + at) + load_wide(row + at) * share);
+            for (int64_t at = whole; at < count; at++) to[at] += (double)load_one(row + at) * share;
+        }
+    }
+}
