@@ -55,7 +55,7 @@ class Kernels:
         """Inner products about row `centre` of the rows and, with `origin`, of the origin as one more; float64, symmetric.
 
         Products run in float32 and go on in float64 after 64 of them: about row `centre` every entry is within 4e-6 of the
-        product of the two norms, and much closer where rounding averages out over many columns.
+        product of the two norms; seen: 3e-9 for random numbers, 3e-7 for multiples of one step, where sums round to even.
         """
         n = len(rows) + origin
         out = np.zeros((n, n))

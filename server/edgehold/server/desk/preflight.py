@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edgehold.core import keys
+from edgehold.core import kernels, keys
 from edgehold.core.command import Finding, examine
 from edgehold.core.errors import ConfigError, FlError
 from edgehold.core.plan import parse_plan
@@ -31,6 +31,7 @@ def findings(home: Path, plan: Path | None) -> list[Finding]:
         examine("clock", lambda: _clock(home, config), "set the clock (`timedatectl`)"),
         examine("disk", lambda: _disk(home, config), "free some space, or lower store.min_free_share"),
         examine("round keys", lambda: _round_keys(home, config), "set store.keys_folder to a folder on a tmpfs"),
+        Finding("kernels", True, _kernels()),
     ]
     if (home / SOCKET).exists():
         found.append(Finding("ports", True, "a server is running on this home"))
@@ -45,6 +46,11 @@ def findings(home: Path, plan: Path | None) -> list[Finding]:
     if plan is not None:
         found.append(examine("plan", lambda: _plan(plan, config), f"mend {plan}"))
     return found
+
+
+def _kernels() -> str:
+    found = kernels.loaded()
+    return f"compiled for {found.name}" if found else "not compiled; NumPy does their work, several times slower"
 
 
 def _folder(home: Path) -> str:

@@ -1,0 +1,168 @@
+"""The compiled kernels against the NumPy code beside them, and against float64, on what could go wrong in C."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgehold.core import kernels
+from edgehold.core.vectors import Bytes, MemorySpace, Part, Vector
+from edgehold.defenses.baselines.rules import Round, VectorRows, recipe
+from edgehold.defenses.baselines.rules.gram import SHORT, majority_gram, squared_distances
+from edgehold.defenses.baselines.rules.rows import MixedRows
+
+Matrix = NDArray[np.float32]
+WORST = 64 * 2.0**-24
+"""What one lane can lose of 64 products, as a share of the product of two norms."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def arithmetic() -> str:
+    """Once, not twice: these tests compare the two themselves."""
+    if kernels.loaded() is None:
+        pytest.skip("the kernels are not compiled here: no C compiler when the package was installed")
+    return "kernels"
+
+
+def compiled() -> kernels.Kernels:
+    found = kernels.loaded()
+    assert found is not None
+    return found
+
+
+def without(call: Callable[[], bytes]) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(kernels.SWITCH, "off")
+        assert kernels.loaded() is None
+        return call()
+
+
+def combine(name: str, rows: VectorRows, f: int) -> bytes:
+    sink = MemorySpace().sink(rows.d, "<f8")
+    recipe(name).aggregate(rows, Round(f), sink)
+    return sink.finish().whole().tobytes()
+
+
+def matrix(n: int, d: int, seed: int = 0) -> Matrix:
+    """Ties, zeros of both signs and huge spans of size among ordinary numbers."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d), dtype=np.float32)
+    x[:, ::7] = np.round(x[:, ::7])
+    x[:, 3::11] *= np.float32(1e30)
+    x[:, 5::13] = np.where(rng.random(x[:, 5::13].shape) < 0.5, np.float32(0.0), np.float32(-0.0))
+    return x
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 23, 24, 25, 64, 65, 130, 512, 513])
+@pytest.mark.parametrize("rule", ["average", "median", "trimmed_mean", "meamed"])
+def test_rules_by_coordinate_give_the_bits_of_numpy(rule: str, n: int) -> None:
+    """Both sides of every limit: rows read in place or copied, network or sort, whole and broken panels."""
+    f = 0 if rule == "average" else (n - 1) // 3
+    for d in (1, 15, 16, 17, 255, 256, 257, 1000):
+        rows = VectorRows([Vector.of(row) for row in matrix(n, d, n)])
+        assert combine(rule, rows, f) == without(lambda rows=rows: combine(rule, rows, f)), d  # type: ignore[misc]
+
+
+def test_rows_at_any_address() -> None:
+    """Spools hold rows behind headers of any length."""
+    x = matrix(9, 1000)
+    apart = [Vector(Part(Bytes(b"x" * (1 + i) + row.tobytes()), 1 + i)) for i, row in enumerate(x)]
+    for rule in ("median", "average", "multi_krum", "nnm+trimmed_mean"):
+        f = 0 if rule == "average" else 2
+        assert combine(rule, VectorRows(apart), f) == combine(rule, VectorRows([Vector.of(row) for row in x]), f)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 6, 20, 21, 22, 23, 50])
+@pytest.mark.parametrize("d", [1, 1023, 1024, 1025, 5000])
+def test_products_equal_float64_within_the_bound(n: int, d: int) -> None:
+    x = np.random.default_rng(n * d).standard_normal((n, d)).astype(np.float32)
+    for centre in {0, n - 1}:
+        about = np.vstack([x, np.zeros((1, d), np.float32)]).astype(np.float64) - x[centre].astype(np.float64)
+        want, norms = about @ about.T, np.linalg.norm(about, axis=1)
+        got = compiled().gram(list(x), centre, origin=True)
+        assert (got == got.T).all()
+        assert (np.abs(got - want) <= 2 * WORST * np.outer(norms, norms)).all()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e30, 3e38, 1e-30, 1e-38])
+def test_products_of_huge_and_tiny_numbers(size: float) -> None:
+    """Neither overflow nor vanish; a difference of opposite numbers may be larger than any float32."""
+    x = (np.random.default_rng(1).uniform(-1, 1, (6, 3000)) * size).astype(np.float32)
+    x[3] = -x[0]
+    about = x.astype(np.float64) - x[0].astype(np.float64)
+    want, norms = about @ about.T, np.linalg.norm(about, axis=1)
+    got = compiled().gram(list(x), 0, origin=False)
+    assert np.isfinite(got).all()
+    assert (np.abs(got - want) <= 2 * WORST * np.outer(norms, norms)).all()
+
+
+def test_worst_case_of_rounding_is_within_the_bound() -> None:
+    """Constant rows make every sum round the same way: nothing averages out."""
+    x = np.repeat(np.array([[0.0], [0.1], [1 / 3], [0.7], [np.pi]], np.float32), 200_000, axis=1)
+    about = x.astype(np.float64)
+    want, norms = about @ about.T, np.linalg.norm(about, axis=1)
+    error = np.abs(compiled().gram(list(x), 0, origin=False) - want)
+    assert (error <= WORST * np.outer(norms, norms)).all()
+    assert error.max() > 1e-8 * want.max(), "control: this is a case that rounds"
+
+
+def test_long_updates_have_exact_ties_and_no_order() -> None:
+    """Equal rows are exactly equally far, wherever they stand; another order of the rows gives the same bits."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((11, SHORT + 777), dtype=np.float32)
+    x[7], x[9] = x[2], x[2]
+    far = squared_distances(majority_gram(VectorRows([Vector.of(row) for row in x]), 11)[:11, :11])
+    assert far[2, 7] == far[2, 9] == far[7, 9] == 0.0
+    assert (far[2] == far[7]).all()
+    order = rng.permutation(11)
+    again = squared_distances(majority_gram(VectorRows([Vector.of(row) for row in x[order]]), 11)[:11, :11])
+    assert (again == far[np.ix_(order, order)]).all()
+
+
+@pytest.mark.parametrize("far", [1e6, 1e30, 3e38])
+def test_huge_updates_do_not_blind_the_distances_of_long_ones(far: float) -> None:
+    rng = np.random.default_rng(4)
+    honest = (1e4 * rng.standard_normal(SHORT + 5) + rng.standard_normal((7, SHORT + 5))).astype(np.float32)
+    x = np.insert(honest, [0, 0, 7], np.float32(far), axis=0)
+    keep = [2, 3, 4, 5, 6, 7, 8]
+    got = squared_distances(majority_gram(VectorRows([Vector.of(row) for row in x]), len(x))[:10, :10])
+    wide = honest.astype(np.float64)
+    want = np.array([[((a - b) ** 2).sum() for b in wide] for a in wide])
+    assert np.allclose(got[np.ix_(keep, keep)], want, rtol=1e-6, atol=0)
+
+
+def test_long_multi_krum_keeps_no_liar_where_float32_keeps_many() -> None:
+    """60 honest updates with a large common part, 40 liars shifted a little; control: the usual float32 expansion."""
+    rng = np.random.default_rng(0)
+    x = (1e4 * rng.standard_normal(SHORT + 1) + 0.005 * rng.standard_normal((100, SHORT + 1))).astype(np.float32)
+    x[60:] += np.float32(0.05)
+    square = (x * x).sum(axis=1)
+    blind = np.sort(square[:, None] + square[None, :] - 2 * (x @ x.T), axis=1)[:, 1:59].sum(axis=1)
+    assert (np.argsort(blind, kind="stable")[:60] >= 60).sum() > 10, "control: the naive product is blinded"
+    got = np.frombuffer(combine("multi_krum", VectorRows([Vector.of(row) for row in x]), 40))
+    assert np.allclose(got, x[:60].astype(np.float64).mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 4), (5, 5), (6, 6), (7, 11), (20, 20), (13, 50)])
+def test_mixing_equals_float64(m: int, n: int) -> None:
+    rng = np.random.default_rng(m * n)
+    for d in (1, 15, 16, 17, 256, 300):
+        x = rng.standard_normal((n, d)).astype(np.float32)
+        rows = VectorRows([Vector.of(row) for row in x])
+        belongs = rng.random((m, n)) < 0.6
+        belongs[:, 0] = True
+        for mix in (rng.standard_normal((m, n)), belongs / belongs.sum(axis=1, keepdims=True)):
+            got = np.array(MixedRows(rows, mix).views(0, d))
+            assert np.allclose(got, mix @ x.astype(np.float64), rtol=0, atol=2**-23 * np.abs(mix).sum(axis=1).max() * 5)
+            once = without(lambda rows=rows, mix=mix, d=d: np.array(MixedRows(rows, mix).views(0, d)).tobytes())  # type: ignore[misc]
+            assert np.allclose(got.reshape(-1), np.frombuffer(once, np.float32), rtol=2**-22, atol=1e-12)
+
+
+def test_rows_that_kernels_cannot_read_are_refused() -> None:
+    good = np.zeros(8, np.float32)
+    others: tuple[Any, ...] = (np.zeros(8), np.zeros(7, np.float32), np.zeros(16, np.float32)[::2])
+    for bad in others:
+        with pytest.raises(ValueError, match="contiguous float32 rows of one length"):
+            compiled().combined([good, bad], np.ones(2))
