@@ -21,9 +21,12 @@ OPTIONS: Mapping[str, dict[str, float | str]] = {
     "centred_clipping": {"radius": 30.0, "iterations": 20},
     "monna": {"trusted": IDS[3]},
     "clipping": {"clip_to": 1000.0},
+    "sign_majority": {"step": 0.5},
 }
 ROBUST = [name for name in RULES if name != "average"]
 COMPOSED = [*RULES, *(f"{step}+{rule}" for step in PRE_STEPS for rule in RULES), "bucketing+arc+krum", "norm_bound+nnm+median"]
+VOTING = {name for name in COMPOSED if RULES[name.split("+")[-1]].votes}
+"""Their result is a step: laws about points among the updates do not apply."""
 
 
 def options(name: str) -> dict[str, float | str]:
@@ -144,7 +147,7 @@ def test_a_pruned_network_orders_what_is_wanted(n: int, data: st.DataObject) -> 
     assert len(comparisons(20, tuple(range(20)))) == 97  # Knuth's count for a full sort
 
 
-@pytest.mark.parametrize("name", [name for name in COMPOSED if usable(name)])
+@pytest.mark.parametrize("name", [name for name in COMPOSED if usable(name) and name not in VOTING])
 def test_identical_updates_return_that_update(name: str) -> None:
     row = np.array([1.5, -2.25, 1e30, 1e-30, 0.1], dtype=np.float32)
     if {"clipping", "norm_bound", "centred_clipping"} & set(name.split("+")):
@@ -165,7 +168,7 @@ def test_no_liars_among_updates_that_agree_and_inputs_stay(name: str) -> None:
     assert np.linalg.norm(got) <= 2 * np.linalg.norm(x, axis=1).max()
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name not in ("median", "krum", "geometric_median")])
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("median", "krum", "geometric_median", *VOTING)])
 def test_without_liars_the_mean(name: str) -> None:
     x = np.random.default_rng(6).standard_normal((7, 5)).astype(np.float32)
     given: dict[str, Any] = {"radius": 1e9} if name == "centred_clipping" else {}
@@ -182,7 +185,10 @@ def test_order_of_clients_changes_nothing(name: str) -> None:
         assert np.allclose(combine(name, x[rng.permutation(9)], liars(name)), base, rtol=0, atol=1e-6), name
 
 
-@pytest.mark.parametrize("name", [*RULES, "nnm+krum", "nnm+trimmed_mean", "nnm+geometric_median", "bucketing+krum"])
+@pytest.mark.parametrize(
+    "name",
+    [*(name for name in RULES if name not in VOTING), "nnm+krum", "nnm+trimmed_mean", "nnm+geometric_median", "bucketing+krum"],
+)
 def test_moves_and_scales_with_its_input(name: str) -> None:
     rng = np.random.default_rng(8)
     x = rng.integers(-8, 8, (size(name), 11)).astype(np.float32)  # exact under both operations
@@ -198,7 +204,16 @@ def test_moves_and_scales_with_its_input(name: str) -> None:
 
 
 @pytest.mark.parametrize("far", [1e6, 1e30, 3e38])
-@pytest.mark.parametrize("name", [*ROBUST, "nnm+krum", "nnm+trimmed_mean", "arc+geometric_median", "norm_bound+median"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in ROBUST if name not in VOTING),
+        "nnm+krum",
+        "nnm+trimmed_mean",
+        "arc+geometric_median",
+        "norm_bound+median",
+    ],
+)
 def test_outliers_stay_outside(name: str, far: float) -> None:
     rng = np.random.default_rng(1)
     honest = rng.standard_normal((9, 40)).astype(np.float32)
@@ -211,6 +226,17 @@ def test_outliers_stay_outside(name: str, far: float) -> None:
     diameter = max(np.linalg.norm(a - b) for a in honest for b in honest)
     reach = diameter if "centred_clipping" not in name else 30.0 * 2  # two of eleven differences cut to 30, 20 times
     assert max(np.linalg.norm(got - row) for row in honest) <= reach
+
+
+def test_a_vote_moves_by_its_step_and_ignores_sizes() -> None:
+    """Columns: two against one; one for, one against, one silent; all against; nobody votes (-0 is no vote)."""
+    x = np.array([[1, 2, -1e-30, 0.0], [3, -1, -5, -0.0], [-1e30, 0, -2, 0.0]], dtype=np.float32)
+    for order in ([0, 1, 2], [2, 0, 1]):
+        assert combine("sign_majority", x[order], 1, step=0.25).tolist() == [0.25, 0, -0.25, 0]
+    rng = np.random.default_rng(0)
+    large = rng.standard_normal((15, 200_001)).astype(np.float32)
+    want = 2.0 * np.sign(np.sign(large.astype(np.float64)).sum(axis=0))
+    assert np.array_equal(combine("sign_majority", large, 7, step=2.0), want)
 
 
 def test_average_is_moved_by_one_liar() -> None:
@@ -235,6 +261,8 @@ def test_by_hand() -> None:
     assert combine("average", x, 0, [1, 1, 2]).tolist() == [3.75, 4.5]
     assert combine("median", x).tolist() == [2, 0]
     assert combine("trimmed_mean", x, 1).tolist() == [2, 0]
+    # All three point up; (0, 0, 9) has one vote for up and none against.
+    assert combine("sign_majority", x, step=0.5).tolist() == [0.5, 0.5]
     # Median 2: 1 and 2 are nearer than 6. Median 0: 0 and 0.
     assert combine("meamed", x, 1).tolist() == [1.5, 0]
     # Squared distances: 0-1: 1, 0-2: 25 + 81 = 106, 1-2: 16 + 81 = 97. One nearest neighbour each: 1, 1, 97; first wins.

@@ -38,7 +38,7 @@ class Rule:
 
     write: (points, f, options, sink) writes the combined update, d float64 values, in order, and leaves the sink open.
     remembers: it needs its last result. named: it needs points that belong to
-    single clients. limit: refuses what would take too long.
+    single clients. votes: its result is a step, no point among the updates. limit: refuses what would take too long.
     """
 
     card: Card
@@ -48,6 +48,7 @@ class Rule:
     fewest: int = 1
     remembers: bool = False
     named: bool = False
+    votes: bool = False
     limit: Callable[[int, int, Given], None] = lambda n, f, given: None
 
 
@@ -135,6 +136,20 @@ _RULES = (
         ),
         _minority,
         lambda cloud, f, given, sink: coordinatewise.mean_around_median(cloud.rows(), cloud.n - f, sink),
+    ),
+    Rule(
+        Card(
+            "sign_majority",
+            "Each coordinate moves by a fixed step to where most updates point",
+            "fewer than half lie; honest updates agree on signs",
+            "honest updates disagree (uneven data, late rounds): liars then decide; the step does not shrink by itself",
+            "1 pass",
+            "Bernstein et al. 2019, algorithm 1",
+        ),
+        _minority,
+        lambda cloud, f, given, sink: coordinatewise.sign_majority(cloud.rows(), float(given["step"]), sink),
+        (Option("step", None, "how far a coordinate moves per round, such as 0.001", 1e-12, 1e3),),
+        votes=True,
     ),
     Rule(
         Card(

@@ -7,10 +7,11 @@ block size give the same bits.
 import numpy as np
 
 from edgehold.core.vectors import Array, Sink, blocks
-from edgehold.defenses.baselines.rules.ordering import Wanted, by_column
-from edgehold.defenses.baselines.rules.rows import Rows
+from edgehold.defenses.baselines.rules.ordering import Wanted, by_column, in_order
+from edgehold.defenses.baselines.rules.rows import Rows, columns
 
 _PART = 1 << 14  # columns finished at a time, so that what is worked with stays in the cache
+_VOTED = 1 << 20  # values of a block of votes
 
 
 def median(rows: Rows, sink: Sink) -> None:
@@ -36,6 +37,22 @@ def mean_around_median(rows: Rows, keep: int, sink: Sink) -> None:
 
     marks = [rank if rank < n - keep or rank >= keep or rank in middle else "inside" for rank in range(n)]
     by_column(rows, Wanted(tuple(marks), 0, 0, keep, finish), sink)
+
+
+def sign_majority(rows: Rows, step: float, sink: Sink) -> None:
+    """Each coordinate moves by `step` towards where most updates point; an even vote does not move it.
+
+    Source: Bernstein et al. 2019, arXiv:1810.05291, algorithm 1. Departure: signs of whole local trainings, not of gradients.
+    """
+
+    def vote(span: tuple[int, int]) -> Array:
+        votes = np.zeros(span[1] - span[0], dtype=np.int32)
+        for values in rows.views(*span):
+            votes += (values > 0).view(np.int8)
+            votes -= (values < 0).view(np.int8)
+        return step * np.sign(votes)
+
+    in_order(list(blocks(rows.d, columns(rows, _VOTED))), vote, sink.write)
 
 
 def _mean_of_ranks(n: int, lo: int, hi: int) -> Wanted:
