@@ -138,7 +138,7 @@ def _case(case: Case, x: Array) -> Callable[[], Any]:
         def mixed() -> Array:
             out = np.empty_like(x)
             points = MixedRows(updates, presteps.nnm(Cloud(Basis(updates), np.ones(case.n)), case.f).shares[:, :-1])
-            for lo, hi in blocks(x.shape[1], 1 << 14):
+            for lo, hi in blocks(x.shape[1]):
                 points.write(lo, hi, [row[lo:hi] for row in out])
             return out
 

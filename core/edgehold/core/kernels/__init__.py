@@ -84,7 +84,7 @@ class Kernels:
             raise MemoryError(f"no memory left for {function}")
 
 
-_TOGETHER = 5
+_TOGETHER = 4
 
 
 def subsets(belongs: Array) -> Array:

@@ -168,41 +168,54 @@ int mixed(const float *const *rows, int64_t n, const double *mix, int64_t m, int
     return failed;
 }
 
-enum { TOGETHER = 5 }; /* rows whose every subset is summed once for all outputs */
+enum { TOGETHER = 4 }; /* rows whose every subset is summed once for all outputs */
 #define SUBSETS (1 << TOGETHER)
 
+typedef struct {
+    doubles low, high;
+} wide; /* WIDTH columns */
+
+/* Sums of all subsets of the next TOGETHER rows: bit j of the place says whether row j is in it. */
+static inline void sums_of_subsets(const float *panel, int64_t aisle, wide *sums) {
+    sums[0] = (wide){{0}, {0}};
+    UNROLL for (int j = 0; j < TOGETHER; j++) {
+        doubles low = load_wide(panel + j * aisle), high = load_wide(panel + j * aisle + HALF);
+        UNROLL for (int s = 0; s < 1 << j; s++) sums[(1 << j) + s] = (wide){sums[s].low + low, sums[s].high + high};
+    }
+}
+
 /* out[r] = float32(scale[r] * sum of the rows of subset r), sums in float64. rows: n pointers; members: (m, groups) bytes,
-   groups = ceil(n / 5): bit j of byte g stands for row 5 g + j; out: m pointers. Returns 0, or 1 when there is no memory.
+   groups = ceil(n / 4): bit j of byte g stands for row 4 g + j; out: m pointers. Returns 0, or 1 when there is no memory.
    Source: Arlazarov et al. 1970 ("four Russians"): 50 means over 40 of 50 rows take a third of the additions. */
 int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, const double *scale, int64_t m, int64_t width,
                 float *const *out) {
     enum { PANEL = 256, AISLE = PANEL + WIDTH };
     int64_t groups = (n + TOGETHER - 1) / TOGETHER, all = groups * TOGETHER;
     float *panel = aligned_alloc(64, (size_t)all * AISLE * sizeof(float));
-    doubles *sums = aligned_alloc(64, (size_t)groups * SUBSETS * sizeof(doubles));
+    wide *sums = aligned_alloc(64, (size_t)groups * SUBSETS * sizeof(wide));
     int failed = !panel || !sums;
     if (!failed) memset(panel, 0, (size_t)all * AISLE * sizeof(float));
     for (int64_t start = 0; start < width && !failed; start += PANEL) {
         int64_t count = least(PANEL, width - start);
         for (int64_t i = 0; i < n; i++) memcpy(panel + i * AISLE, rows[i] + start, (size_t)count * sizeof(float));
-        for (int64_t at = 0; at < count; at += HALF) {
-            for (int64_t g = 0; g < groups; g++) {
-                doubles *table = sums + g * SUBSETS;
-                table[0] = (doubles){0};
-                UNROLL for (int j = 0; j < TOGETHER; j++) {
-                    doubles row = load_wide(panel + (g * TOGETHER + j) * AISLE + at);
-                    UNROLL for (int s = 0; s < 1 << j; s++) table[(1 << j) + s] = table[s] + row;
-                }
-            }
+        for (int64_t at = 0; at < count; at += WIDTH) {
+            for (int64_t g = 0; g < groups; g++)
+                sums_of_subsets(panel + g * TOGETHER * AISLE + at, AISLE, sums + g * SUBSETS);
             for (int64_t r = 0; r < m; r++) {
                 const uint8_t *member = members + r * groups;
-                doubles total = {0};
-                for (int64_t g = 0; g < groups; g++) total += sums[g * SUBSETS + member[g]];
-                few result = narrowed(total * scale[r]);
-                if (at + HALF <= count)
-                    store_few(out[r] + start + at, result);
-                else
-                    memcpy(out[r] + start + at, &result, (size_t)(count - at) * sizeof(float));
+                wide total = {{0}, {0}};
+                for (int64_t g = 0; g < groups; g++) {
+                    const wide *sum = sums + g * SUBSETS + member[g];
+                    total = (wide){total.low + sum->low, total.high + sum->high};
+                }
+                few both[2] = {narrowed(total.low * scale[r]), narrowed(total.high * scale[r])};
+                float *to = out[r] + start + at;
+                if (at + WIDTH <= count) {
+                    store_few(to, both[0]);
+                    store_few(to + HALF, both[1]);
+                } else {
+                    memcpy(to, both, (size_t)(count - at) * sizeof(float));
+                }
             }
         }
     }

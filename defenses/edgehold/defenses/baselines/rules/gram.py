@@ -26,7 +26,7 @@ NOISE = 2.0**-50
 """Squared distances below this share of their terms are rounding: they count as 0, so that equal rows are equally far."""
 _WIDE = 1 << 19  # values of a float64 block: 4 MiB; larger blocks make the product cheaper, up to here
 _BLOCK = 1 << 21  # values of a block for the kernel
-_SAMPLED, _EVERY = 1 << 10, 1 << 16  # columns looked at for a first centre, of how many
+_SAMPLED, _EVERY = 1 << 9, 1 << 16  # columns looked at for a first centre, of how many
 
 About = Callable[[int | None], Array]
 """Inner products of rows and origin about that row (None: about the origin), (n + 1, n + 1) float64."""
