@@ -46,7 +46,11 @@ def test_method_conforms_with_its_defaults(name: str) -> None:
     check(halves(name, registry.method(name).settings(), tasks[0].schema), tasks, tasks[0].schema)
 
 
-OPTIONS: dict[str, dict[str, object]] = {"centred_clipping": {"radius": 1.0}, "clipping": {"clip_to": 1.0}}
+OPTIONS: dict[str, dict[str, object]] = {
+    "centred_clipping": {"radius": 1.0},
+    "clipping": {"clip_to": 1.0},
+    "sign_majority": {"step": 0.1},
+}
 # Renamed clients fall into other buckets and monna trusts a name, both on purpose; bulyan needs seven updates for one liar.
 PLAIN = sorted(RULES.keys() - {"monna", "bulyan"})
 MIXED = [f"{step}+trimmed_mean" for step in sorted(PRE_STEP_NAMES.keys() - {"bucketing"})]
