@@ -24,7 +24,7 @@ SCHEMA = TASKS[0].schema
 
 def tasks_for(name: str) -> Sequence[Task]:
     """Five small tasks that the method can work with."""
-    if name == "frl":  # trains scores of a PyTorch model without biases
+    if name in ("frl", "hidenseek"):  # they train scores of a PyTorch model without biases
         from edgehold.attacks.eval.data import make_task
 
         net = {"hidden": [7], "bias": False}
@@ -37,6 +37,7 @@ def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
         lambda: registry.client_side(name),
         lambda: registry.server_side(name, settings, schema, 1),
         lambda: registry.codec(name, settings),
+        lambda task, seed: registry.first_weights(name, settings, task, seed),
     )
 
 
@@ -102,7 +103,8 @@ def broken(half: str, **changed: Any) -> Halves:
         inner = make()
         return Broken(inner, {name: (lambda *args, f=f: f(inner, *args)) for name, f in changed.items()})
 
-    return replace(good, **{half: spoiled})
+    changed_half: dict[str, Any] = {half: spoiled}
+    return replace(good, **changed_half)
 
 
 def writes_to_order(inner: Any, order: Any, local: Any, task: Any, rng: Any) -> Any:

@@ -48,6 +48,8 @@ from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
 from edgehold.defenses.frl import state as frl
 from edgehold.defenses.frl.codec import FrlCodec
+from edgehold.defenses.hidenseek import state as hidenseek
+from edgehold.defenses.hidenseek.codec import HideNseekCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
@@ -216,8 +218,16 @@ def _payloads() -> list[Target]:
     lists = [np.arange(9, dtype=np.int32), np.arange(8, dtype=np.int32)[::-1]]
     vote = ranks.encode_update(frl.Update(lists))
     asked = ranks.encode_order(frl.Order(3, 1, lists, frl.Training()))
+    seek = HideNseekCodec(hidenseek.Settings(keep=0.6))  # 10 of 17 weights: two bytes of signs, six filling bits
+    signs = seek.encode_update(hidenseek.Update(Vector.of(np.array([0b10110101, 0b01], dtype=np.uint8))))
+    mask = np.arange(17) % 5 < 3
+    mask[-1] = False
+    counts = np.arange(10, dtype=np.uint16) % 4
+    sought = seek.encode_order(hidenseek.Order(3, 2, mask, 3, counts, hidenseek.Training()))
 
     return [
+        Target("signs", [whole(signs)], lambda data: seek.decode_update(Container.split(Bytes(data)), layers)),
+        Target("sign order", [whole(sought)], lambda data: seek.decode_order(Container.split(Bytes(data)), layers)),
         Target("rankings", [whole(vote)], lambda data: ranks.decode_update(Container.split(Bytes(data)), layers)),
         Target("ranking order", [whole(asked)], lambda data: ranks.decode_order(Container.split(Bytes(data)), layers)),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),

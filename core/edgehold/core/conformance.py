@@ -13,7 +13,7 @@ from edgehold.core.contract import ClientSide, Codec, Cohort, Container, Payload
 from edgehold.core.errors import RejectedUpdate
 from edgehold.core.rng import stream
 from edgehold.core.task import Task
-from edgehold.core.vectors import Array, Blob, Bytes, MemorySpace, Schema, Vector
+from edgehold.core.vectors import Array, Blob, Bytes, FloatArray, MemorySpace, Schema, Vector
 
 
 class ConformanceError(Exception):
@@ -31,6 +31,8 @@ class Halves:
     client: Callable[[], ClientSide[Any, Any, Any]]
     server: Callable[[], ServerSide[Any, Any, Any]]
     codec: Callable[[], Codec[Any, Any]]
+    initial: Callable[[Task, int], FloatArray] = lambda task, seed: task.initial(seed)
+    """First weights of a run."""
 
 
 def check(halves: Halves, tasks: Sequence[Task], schema: Schema, seed: int = 1) -> None:
@@ -57,7 +59,7 @@ class _Run:
         """(state, order) of round 1."""
         server = self.halves.server()
         first = next(iter(self.tasks.values()))
-        state = server.start(Vector.of(first.initial(self.seed)))
+        state = server.start(Vector.of(self.halves.initial(first, self.seed)))
         return state, server.open(state, Cohort(1, tuple(sorted(self.tasks))))
 
     def work(self, client: str, order: Any) -> tuple[Any, Any]:

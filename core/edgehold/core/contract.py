@@ -154,6 +154,8 @@ class Method:
     package: dotted name of the folder with client.py (`client_side()`), server.py (`server_side(settings, schema, seed)`)
         and codec.py (`codec(settings)`; None on a device, which knows no plan and decodes orders only).
     needs: what it asks of the machinery, given its settings; a device asks with None and is told the most that any need.
+    first_weights: the folder has initial.py with `initial(task, settings, seed)`, which makes the first weights of a run from
+        the server's own copy of the task, instead of the task alone.
     """
 
     name: str
@@ -162,6 +164,7 @@ class Method:
     settings: type[Any]
     package: str
     needs: Callable[[Any], Needs]
+    first_weights: bool = False
 
 
 class Adversary(Protocol):

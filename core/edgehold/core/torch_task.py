@@ -86,6 +86,13 @@ class TorchTask:
         with self._seeded(int(rng.integers(1 << 62))):
             return self._descend(start, how, _batches(len(self._train[0]), how, rng))
 
+    def record(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and type of the inputs of one record; `ConfigError` when there is neither training nor test data."""
+        held = self._train or self._test
+        if held is None:
+            raise ConfigError("this task has no records, so that nobody knows what its model takes; give it test data")
+        return tuple(held[0].shape[1:]), held[0].dtype
+
     @property
     def module(self) -> nn.Module:
         """The model; its parameters hold the weights that were used last."""

@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
 
+import numpy as np
+
 from edgehold.core.config import suggest
 from edgehold.core.contract import ClientSide, Codec, Method, ServerSide
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import Schema
+from edgehold.core.task import Task
+from edgehold.core.vectors import FloatArray, Schema
 
 METHODS: Mapping[str, str] = {
     "fedavg": "edgehold.defenses.baselines.fedavg",
     "frl": "edgehold.defenses.frl",
+    "hidenseek": "edgehold.defenses.hidenseek",
 }
 """Name in a plan -> package that holds its record `METHOD`."""
 
@@ -41,6 +45,13 @@ def server_side(name: str, settings: Any, schema: Schema, seed: int) -> ServerSi
 def codec(name: str, settings: Any = None) -> Codec[Any, Any]:
     """The codec. settings: the plan's on the server; None on a device, which knows no plan and decodes orders only."""
     return cast(Codec[Any, Any], _module(name, "codec").codec(settings))
+
+
+def first_weights(name: str, settings: Any, task: Task, seed: int) -> FloatArray:
+    """Weights that a run starts with, (schema.size,) float32: the method's own, where it makes some, else the task's."""
+    if method(name).first_weights:
+        return np.asarray(_module(name, "initial").initial(task, settings, seed), dtype="<f4")
+    return np.asarray(task.initial(seed), dtype="<f4")
 
 
 def _module(name: str, half: str) -> Any:

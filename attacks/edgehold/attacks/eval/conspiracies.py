@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgehold.attacks.byzantine import ranks
+from edgehold.attacks.byzantine import ranks, signs
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, Vector
 from edgehold.server.engine import View
@@ -85,6 +85,23 @@ class Ranks:
             client: replace(update, rankings=ranks.forge(self.lie_name, update.rankings, known, votes, keep, self.cap))
             for client, update in view.own.items()
         }
+
+
+@dataclass(frozen=True)
+class Signs:
+    """HideNseek: the lie on sign bits that `lie_name` names in `edgehold.attacks.byzantine.signs` (K1: only the members' own
+    honest bits are used).
+    """
+
+    members: frozenset[str]
+    lie_name: str
+
+    def lie(self, view: View) -> Mapping[str, Any]:
+        """See the class."""
+        kept = int(view.order.mask.sum())
+        own = {client: signs.bits_of(update, kept) for client, update in view.own.items()}
+        known = list(own.values())
+        return {client: signs.forged(signs.LIES[self.lie_name](bits, known)) for client, bits in own.items()}
 
 
 GRID = (0.5, 1.0, 2.0, 5.0, 20.0)

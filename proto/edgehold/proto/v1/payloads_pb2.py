@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/payloads.proto\x12\x11\x65\x64gehold.proto.v1\"r\n\nTaskHeader\x12/\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.FedAvgTaskH\x00\x12)\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1a.edgehold.proto.v1.FrlTaskH\x00\x42\x08\n\x06method\"x\n\x0cUpdateHeader\x12\x31\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1f.edgehold.proto.v1.FedAvgUpdateH\x00\x12+\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1c.edgehold.proto.v1.FrlUpdateH\x00\x42\x08\n\x06method\"\xae\x01\n\nFedAvgTask\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08momentum\x18\x04 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x01\x12\x10\n\x08proximal\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x17\n\x0f\x63lient_momentum\x18\x08 \x01(\x01\"\x1f\n\x0c\x46\x65\x64\x41vgUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\"\xac\x01\n\x07\x46rlTask\x12\x0c\n\x04keep\x18\x01 \x01(\x01\x12\x14\n\x0clocal_epochs\x18\x02 \x01(\r\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\r\n\x05\x64\x65\x63\x61y\x18\x05 \x01(\x01\x12\x10\n\x08momentum\x18\x06 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05round\x18\t \x01(\r\"\x0b\n\tFrlUpdateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/payloads.proto\x12\x11\x65\x64gehold.proto.v1\"\xa9\x01\n\nTaskHeader\x12/\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.FedAvgTaskH\x00\x12)\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1a.edgehold.proto.v1.FrlTaskH\x00\x12\x35\n\thidenseek\x18\x05 \x01(\x0b\x32 .edgehold.proto.v1.HideNseekTaskH\x00\x42\x08\n\x06method\"\xb1\x01\n\x0cUpdateHeader\x12\x31\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1f.edgehold.proto.v1.FedAvgUpdateH\x00\x12+\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1c.edgehold.proto.v1.FrlUpdateH\x00\x12\x37\n\thidenseek\x18\x05 \x01(\x0b\x32\".edgehold.proto.v1.HideNseekUpdateH\x00\x42\x08\n\x06method\"\xae\x01\n\nFedAvgTask\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08momentum\x18\x04 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x01\x12\x10\n\x08proximal\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x17\n\x0f\x63lient_momentum\x18\x08 \x01(\x01\"\x1f\n\x0c\x46\x65\x64\x41vgUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\"\xac\x01\n\x07\x46rlTask\x12\x0c\n\x04keep\x18\x01 \x01(\x01\x12\x14\n\x0clocal_epochs\x18\x02 \x01(\r\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\r\n\x05\x64\x65\x63\x61y\x18\x05 \x01(\x01\x12\x10\n\x08momentum\x18\x06 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05round\x18\t \x01(\r\"\x0b\n\tFrlUpdate\"\xaf\x01\n\rHideNseekTask\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\x04\x12\x0e\n\x06voters\x18\x04 \x01(\r\x12\x14\n\x0clocal_epochs\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x12\n\nstart_size\x18\x08 \x01(\x01\x12\x0e\n\x06values\x18\t \x01(\t\"\x11\n\x0fHideNseekUpdateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgehold.proto.v1.payloads_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKHEADER']._serialized_start=55
-  _globals['_TASKHEADER']._serialized_end=169
-  _globals['_UPDATEHEADER']._serialized_start=171
-  _globals['_UPDATEHEADER']._serialized_end=291
-  _globals['_FEDAVGTASK']._serialized_start=294
-  _globals['_FEDAVGTASK']._serialized_end=468
-  _globals['_FEDAVGUPDATE']._serialized_start=470
-  _globals['_FEDAVGUPDATE']._serialized_end=501
-  _globals['_FRLTASK']._serialized_start=504
-  _globals['_FRLTASK']._serialized_end=676
-  _globals['_FRLUPDATE']._serialized_start=678
-  _globals['_FRLUPDATE']._serialized_end=689
+  _globals['_TASKHEADER']._serialized_start=56
+  _globals['_TASKHEADER']._serialized_end=225
+  _globals['_UPDATEHEADER']._serialized_start=228
+  _globals['_UPDATEHEADER']._serialized_end=405
+  _globals['_FEDAVGTASK']._serialized_start=408
+  _globals['_FEDAVGTASK']._serialized_end=582
+  _globals['_FEDAVGUPDATE']._serialized_start=584
+  _globals['_FEDAVGUPDATE']._serialized_end=615
+  _globals['_FRLTASK']._serialized_start=618
+  _globals['_FRLTASK']._serialized_end=790
+  _globals['_FRLUPDATE']._serialized_start=792
+  _globals['_FRLUPDATE']._serialized_end=803
+  _globals['_HIDENSEEKTASK']._serialized_start=806
+  _globals['_HIDENSEEKTASK']._serialized_end=981
+  _globals['_HIDENSEEKUPDATE']._serialized_start=983
+  _globals['_HIDENSEEKUPDATE']._serialized_end=1000
 # @@protoc_insertion_point(module_scope)

@@ -25,21 +25,25 @@ class TaskHeader(_message.Message):
 
     FEDAVG_FIELD_NUMBER: _builtins.int
     FRL_FIELD_NUMBER: _builtins.int
+    HIDENSEEK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
     def frl(self) -> Global___FrlTask: ...
+    @_builtins.property
+    def hidenseek(self) -> Global___HideNseekTask: ...
     def __init__(
         self,
         *,
         fedavg: Global___FedAvgTask | None = ...,
         frl: Global___FrlTask | None = ...,
+        hidenseek: Global___HideNseekTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -51,21 +55,25 @@ class UpdateHeader(_message.Message):
 
     FEDAVG_FIELD_NUMBER: _builtins.int
     FRL_FIELD_NUMBER: _builtins.int
+    HIDENSEEK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
     def frl(self) -> Global___FrlUpdate: ...
+    @_builtins.property
+    def hidenseek(self) -> Global___HideNseekUpdate: ...
     def __init__(
         self,
         *,
         fedavg: Global___FedAvgUpdate | None = ...,
         frl: Global___FrlUpdate | None = ...,
+        hidenseek: Global___HideNseekUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -201,3 +209,72 @@ class FrlUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FrlUpdate: _TypeAlias = FrlUpdate  # noqa: Y015
+
+@_typing.final
+class HideNseekTask(_message.Message):
+    """Body of the task: one bit per weight of the model, set where pruning left it; then, for each weight left, how many of the
+    last round's voters want its own sign, in as many bits as `voters` has (none before the first round). Body of the update: one
+    bit per weight left, set where its own sign is wanted. Lowest bit first, each part filled up with zero bits to whole bytes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    LOCAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    START_SIZE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Training seed of the run; the fixed weights are drawn from it too."""
+    round: _builtins.int
+    """Counted from 1."""
+    kept: _builtins.int
+    """Weights that pruning left."""
+    voters: _builtins.int
+    """Devices that voted in the last round."""
+    local_epochs: _builtins.int
+    batch_size: _builtins.int
+    learning_rate: _builtins.float
+    start_size: _builtins.float
+    """Size of a score whose vote was unanimous, at the start of the round."""
+    values: _builtins.str
+    """"signs" or "mask"."""
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        round: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        voters: _builtins.int = ...,
+        local_epochs: _builtins.int = ...,
+        batch_size: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        start_size: _builtins.float = ...,
+        values: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "kept", b"kept", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "round", b"round", "seed", b"seed", "start_size", b"start_size", "values", b"values", "voters", b"voters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HideNseekTask: _TypeAlias = HideNseekTask  # noqa: Y015
+
+@_typing.final
+class HideNseekUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HideNseekUpdate: _TypeAlias = HideNseekUpdate  # noqa: Y015

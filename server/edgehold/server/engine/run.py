@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from edgehold.core import streams
@@ -53,12 +54,13 @@ def run(
     name = plan.method["name"]
     server = registry.server_side(name, settings, reference.schema, plan.run.seed)
     play = _Play(plan, server, registry.codec(name, settings), reference.schema, sorted(tasks), conspiracy)
+    first = partial(registry.first_weights, name, settings, reference, plan.run.seed)
     keep = store if store is not None else Store()
     if store is not None:
         store.bind(_identity(plan, tasks, adversaries or {}, conspiracy, batch))
     kept = store.kept() if store is not None else None
     if kept is None:
-        state = server.start(initial if initial is not None else Vector.of(reference.initial(plan.run.seed)))
+        state = server.start(initial if initial is not None else Vector.of(first()))
         rounds: list[Facts] = []
     else:
         state, rounds, play.rejected = server.unpack(kept.packed), kept.rounds, Counter(kept.rejected)

@@ -59,10 +59,10 @@ class Evaluation:
             raise ConfigError(reply["error"])
         return reply
 
-    async def initial(self, task: str, seed: int, store: BlobStore) -> tuple[Schema, FileBlob]:
-        """Fresh weights of the task, stored."""
+    async def initial(self, task: str, method: Mapping[str, Any], seed: int, store: BlobStore) -> tuple[Schema, FileBlob]:
+        """First weights of a run, stored. method: the plan's [method] table."""
         path = self._folder / f"initial-{task}.raw"
-        reply = await self._ask(task, do="initial", seed=seed, out=str(path))
+        reply = await self._ask(task, do="initial", method=dict(method), seed=seed, out=str(path))
         blob = await asyncio.to_thread(lambda: store.put(np.fromfile(path, dtype="<f4")))
         path.unlink()
         return Schema.from_json(json.dumps(reply["schema"])), blob

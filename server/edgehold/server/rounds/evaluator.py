@@ -1,7 +1,9 @@
 """The server's own copy of a task, in a process of its own: initial weights and scores, one JSON line each way.
 
-    {"do": "initial", "task": "pkg.mod:make", "options": {}, "seed": 1, "out": PATH} -> {"schema": [...]}
-    {"do": "evaluate", "task": "pkg.mod:make", "options": {}, "weights": PATH}       -> {"metrics": {...}}
+    {"do": "initial", "task": "pkg.mod:make", "options": {}, "method": {"name": ..}, "seed": 1, "out": PATH}
+        -> {"schema": [...]}
+    {"do": "evaluate", "task": "pkg.mod:make", "options": {}, "weights": PATH}
+        -> {"metrics": {...}}
 
 Started before the first socket is opened and idle until asked, so that the server's process never loads a training
 library and never forks beside gRPC's threads.
@@ -14,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from edgehold.core.config import convert
 from edgehold.core.errors import ConfigError, FlError
 from edgehold.core.task import Task
+from edgehold.defenses import registry
 
 
 def load_task(entry: str, options: dict[str, Any]) -> Task:
@@ -39,7 +43,10 @@ def answer(request: dict[str, Any], tasks: dict[str, Task]) -> dict[str, Any]:
         tasks[key] = load_task(request["task"], request["options"])
     task = tasks[key]
     if request["do"] == "initial":
-        weights = np.asarray(task.initial(request["seed"]), dtype="<f4")
+        own = dict(request["method"])
+        name = own.pop("name")
+        settings = convert(own, registry.method(name).settings, "plan", "method")
+        weights = registry.first_weights(name, settings, task, request["seed"])
         if weights.shape != (task.schema.size,):
             raise ConfigError(f"initial weights of shape {weights.shape}; the schema has {task.schema.size} values")
         weights.tofile(request["out"])

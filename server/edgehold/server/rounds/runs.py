@@ -79,7 +79,7 @@ class Runs:
                 )
             schema, blob = await asyncio.to_thread(weights_file.read, model, floor.store)
         else:
-            schema, blob = await floor.evaluation.initial(plan.run.task, plan.run.seed, floor.store)
+            schema, blob = await floor.evaluation.initial(plan.run.task, plan.method, plan.run.seed, floor.store)
         # A method that cannot work with such a model says so now, before the run is in the journal.
         registry.server_side(str(plan.method["name"]), settings, schema, plan.run.seed)
 

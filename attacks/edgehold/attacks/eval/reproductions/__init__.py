@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 REPRODUCTIONS = {
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "frl": "edgehold.attacks.eval.reproductions.frl",
+    "hidenseek": "edgehold.attacks.eval.reproductions.hidenseek",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
 }
 

@@ -1,0 +1,90 @@
+"""HideNseek on the wire: a protobuf header; mask and votes as the body of an order, sign bits as that of an update.
+
+Law: exactly as many bytes as mask, votes or signs take, filling bits zero; in an order as many weights left as the header
+says, no count above the number of voters, and every number of the training within `Training`.
+"""
+
+from edgehold.core.config import convert
+from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.vectors import Bytes, Schema, Vector
+from edgehold.defenses.hidenseek.packing import packed_bytes, read, unpack_bits, write
+from edgehold.defenses.hidenseek.state import (
+    ROUND_LIMIT,
+    SEED_LIMIT,
+    VOTERS_LIMIT,
+    Order,
+    Settings,
+    Training,
+    Update,
+    kept_weights,
+)
+from edgehold.proto.strict import decode
+from edgehold.proto.v1.payloads_pb2 import HideNseekTask, HideNseekUpdate, TaskHeader, UpdateHeader
+
+
+class HideNseekCodec:
+    """settings: the plan's; None on a device, which decodes orders only."""
+
+    kind = "hidenseek/1"
+
+    def __init__(self, settings: Settings | None) -> None:
+        self._settings = settings
+
+    def encode_order(self, order: Order) -> Payload:
+        """Header with the training, body with mask and votes."""
+        how = {name: getattr(order.training, name) for name in Training.__struct_fields__}
+        task = HideNseekTask(seed=order.seed, round=order.round, kept=int(order.mask.sum()), voters=order.voters, **how)
+        body = b"".join(part.tobytes() for part in write(order.mask, order.counts, order.voters))
+        return Payload(TaskHeader(hidenseek=task).SerializeToString(deterministic=True), Bytes(body))
+
+    def decode_order(self, payload: Payload, schema: Schema) -> Order:
+        """The order, or the `RejectedUpdate` that says which law it breaks."""
+        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
+        if header.WhichOneof("method") != "hidenseek":
+            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hidenseek")
+        task = header.hidenseek
+        try:
+            training = convert({name: getattr(task, name) for name in Training.__struct_fields__}, Training, "order")
+        except ConfigError as error:
+            raise OutsideLaw(error.message) from None
+        if task.seed >= SEED_LIMIT:
+            raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
+        if not 1 <= task.round <= ROUND_LIMIT:
+            raise OutsideLaw(f"round {task.round}; allowed: 1 to {ROUND_LIMIT}")
+        if not 1 <= task.kept <= schema.size:
+            raise OutsideLaw(f"{task.kept} weights left; allowed: 1 to {schema.size}")
+        if task.voters >= VOTERS_LIMIT:
+            raise OutsideLaw(f"{task.voters} voters; allowed: at most {VOTERS_LIMIT - 1}")
+        mask, counts = read(payload.body, schema.size, task.kept, task.voters)
+        return Order(task.seed, task.round, mask, task.voters, counts, training)
+
+    def encode_update(self, update: Update) -> Payload:
+        """Header without fields, body with the bits."""
+        header = UpdateHeader(hidenseek=HideNseekUpdate())
+        return Payload(header.SerializeToString(deterministic=True), update.bits.blob)
+
+    def body_bytes(self, schema: Schema) -> tuple[int, int]:
+        """Exactly ceil(K / 8)."""
+        needed = packed_bytes(self._kept(schema))
+        return needed, needed
+
+    def decode_update(self, payload: Payload, schema: Schema) -> Update:
+        """The update, or the `RejectedUpdate` that says which law it breaks."""
+        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
+        if header.WhichOneof("method") != "hidenseek":
+            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected hidenseek")
+        kept = self._kept(schema)
+        if payload.body.size != packed_bytes(kept):
+            raise WrongShape(f"signs of {payload.body.size} bytes; {kept} weights left need {packed_bytes(kept)}")
+        unpack_bits(payload.body, 0, kept, "signs")
+        return Update(Vector(payload.body, "u1"))
+
+    def _kept(self, schema: Schema) -> int:
+        assert self._settings is not None, "a device decodes no updates"
+        return kept_weights(self._settings.keep, schema)
+
+
+def codec(settings: Settings | None = None) -> HideNseekCodec:
+    """The codec."""
+    return HideNseekCodec(settings)
