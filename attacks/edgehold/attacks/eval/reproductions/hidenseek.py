@@ -38,7 +38,15 @@ RATE = 0.4
 FLOAT_BYTES = 4 * (64 * 128 + 128 * 128 + 128 * 10)
 
 Way = Mapping[str, Any]
-BASE: Way = {"keep": 0.5, "prune_steps": 1, "prune": "synflow", "values": "signs", "between": "mean", "lie": ""}
+BASE: Way = {
+    "keep": 0.5,
+    "prune_steps": 1,
+    "prune": "synflow",
+    "values": "signs",
+    "between": "mean",
+    "lie": "",
+    "scale": "none",
+}
 BARS: tuple[Way, ...] = ({}, {"keep": 0.2}, {"keep": 0.2, "between": "majority"}, {"keep": 0.05})
 BESIDE: tuple[Way, ...] = (
     {"keep": 0.1},
@@ -46,6 +54,7 @@ BESIDE: tuple[Way, ...] = (
     {"keep": 0.05, "prune_steps": 100},
     {"keep": 0.05, "allow_broken": True},
     *({"keep": keep, **way} for keep in (0.5, 0.2) for way in ({"values": "mask"}, {"prune": "random"}, {"prune_steps": 100})),
+    *({"scale": "standard", **way} for way in ({}, {"keep": 0.2}, {"keep": 0.2, "between": "majority"}, {"keep": 0.1})),
     *({"keep": keep, "lie": lie} for keep in (0.5, 0.2) for lie in ("invert", "invert_majority")),
 )
 
@@ -65,6 +74,7 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     dealt = {
         "dataset": "digits", "model": "mlp", "net": {"hidden": [128, 128], "bias": False},
         "partition": "dirichlet", "alpha": 1.0, "min_records": 8, "seed": cell["seed"],
+        "scale": cell.get("scale", "none"),
     }  # fmt: skip
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
     plan, settings = parse_plan(_plan(cell), registry.method)
@@ -175,6 +185,7 @@ NOTES = (
     "Own kind of data: the 360 test records weighed by the classes of a client's training records; mean over the clients.",
     f"invert, invert_majority: {LIARS} of {CLIENTS} clients turn their own bits, or all send the opposite of what they "
     "would vote together. No bar: nobody has claimed that HideNseek withstands liars.",
+    "scale standard: every pixel with mean 0 and deviation 1 over the training records, instead of grey values in 0..1.",
     "values mask: a vote against a weight switches it off instead of turning it, trained in the same way.",
     "Bytes with headers, in the last round; down: mask and counts, sent in each round.",
 )
