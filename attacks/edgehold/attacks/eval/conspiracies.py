@@ -79,10 +79,10 @@ class Ranks:
 
     def lie(self, view: View) -> Mapping[str, Any]:
         """See the class."""
-        known = [update.rankings for update in view.own.values()]
+        known = [update.ranks for update in view.own.values()]
         votes, keep = len(view.honest) + len(view.own), view.order.training.keep
         return {
-            client: replace(update, rankings=ranks.forge(self.lie_name, update.rankings, known, votes, keep, self.cap))
+            client: replace(update, ranks=ranks.forge(self.lie_name, update.ranks, known, votes, keep, self.cap))
             for client, update in view.own.items()
         }
 

@@ -1,0 +1,39 @@
+"""Stable sorting of numbers by radix passes over 16 bits each, a few times faster than NumPy's own stable sort of wide numbers."""
+
+import numpy as np
+
+from edgehold.core.vectors import Array
+
+_PASS = 16
+"""Bits per pass: NumPy sorts uint16 by radix when asked for a stable sort, and wider numbers by merging."""
+
+
+def sorted_places(values: Array) -> Array:
+    """(n,) intp: places of `values` from the smallest to the largest, equals in the order of their places.
+
+    values: (n,) float32 without NaN, or integers that are not negative. What `numpy.argsort(values, kind="stable")` gives,
+    which also holds for -0.0 and 0.0: they are equal.
+    """
+    keys, bits = _keys(values)
+    places: Array = np.argsort(keys.astype(np.uint16), kind="stable")
+    for done in range(_PASS, bits, _PASS):
+        places = places[np.argsort((keys >> keys.dtype.type(done)).astype(np.uint16)[places], kind="stable")]
+    return places
+
+
+def inverse(permutation: Array) -> Array:
+    """(n,) int32: where each of 0..n-1 stands in a permutation of them. Ranks of a list of edges, and the list of their ranks."""
+    found = np.empty(len(permutation), dtype=np.int32)
+    found[permutation] = np.arange(len(permutation), dtype=np.int32)
+    return found
+
+
+def _keys(values: Array) -> tuple[Array, int]:
+    """Unsigned integers in the same order, and how many of their bits differ at all."""
+    if values.dtype != np.float32:
+        largest = int(values.max()) if len(values) else 0
+        return values, largest.bit_length()
+    bits = (values + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
+    negative = bits >> np.uint32(31)
+    # Floats are ordered like their bits but for the sign: that of a positive one is set, a negative one is turned over.
+    return bits ^ (np.uint32(0x80000000) | (np.uint32(0) - negative)), 32
