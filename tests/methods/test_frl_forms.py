@@ -25,7 +25,7 @@ LENET = [288, 18_432, 1_605_632, 1_280]
 CONV8 = [1_728, 36_864, 73_728, 147_456, 294_912, 589_824, 1_179_648, 2_359_296, 524_288, 65_536, 2_560]
 
 
-def drawn(edges: int, *name: object) -> Ranks:
+def drawn(edges: int, *name: str | int) -> Ranks:
     return stream(1, "forms", edges, *name).permutation(edges).astype(np.int32)
 
 

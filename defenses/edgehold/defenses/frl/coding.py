@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from edgehold.defenses.frl.forms import ENTROPY, PACKED
+from edgehold.defenses.frl.entropy import ENTROPY
+from edgehold.defenses.frl.forms import PACKED
 from edgehold.defenses.frl.state import Settings
 
 NANOSECONDS = 150.0
-"""Per edge and update, beyond packing: one encoding on the device, two decodings on the server (the law, the vote), 53 in all on
-two cores of 2.5 GHz, and as much again for slower devices; measured by `./scripts/bench votes`."""
+"""Per edge and update, beyond packing: one encoding on the device, two decodings on the server (the law, the vote). About twice
+what `./scripts/bench votes` measures, since devices are slower than the machine that measured."""
 
 
 def entropy_coded(settings: Settings, edges: Sequence[int]) -> tuple[bool, ...]:

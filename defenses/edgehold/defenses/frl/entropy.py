@@ -4,10 +4,10 @@ Rank = 8 bucket + place. What is written: the bucket of every edge, by edge id, 
 edges, sorted by id, take its places: a Lehmer index below 8!. Splitting a set in halves of m costs only log2(pi m) / 2 bits
 more than the choice of one half, so only the smallest sets are worth a code of their own.
 
-Buckets: the lowest `low` bits as they are; what is above them, symbols below `letters`, several to a word (the first one counting
-1, the next `letters`, ..), so that fractions of a bit are not lost. Word i holds the symbols of edges i, i + W, i + 2 W .. of W
-words. Indices go by twos to a word of 31 bits, that of bucket i (counting 1) with that of i + H (counting 8!) of H words.
-Bytes of a layer: the buckets' low bits, words, indices, each as in `packing`.
+Buckets: the lowest `low` bits as they are; what is above them, symbols below `letters`, several to a word (the first one
+counting 1, the next `letters`, ..), so that fractions of a bit are not lost. Word i holds the symbols of edges i, i + W,
+i + 2 W .. of W words. Indices go by twos to a word of 31 bits, that of bucket i (counting 1) with that of i + H (counting 8!)
+of H words. Bytes of a layer: the buckets' low bits, words, indices, each as in `packing`.
 
 Law: every bucket exactly full (the last one as far as there are ranks), every word and index below its limit, spare symbols and
 bits zero. So one permutation has one code.

@@ -1,4 +1,4 @@
-"""The forms in which the ranks of a layer travel, each with its law. Ranks go by edge id: rank[edge], 0 for the least important.
+"""The forms in which the ranks of a layer travel, each with its law. Ranks go by edge id: rank[edge], 0 for the least.
 
 `Packed`: ceil(log2 n) bits per rank. `Entropy` (see `entropy`): within three percent of the log2(n!) bits that a permutation
 needs. `Top`: only the ids of the upper edges, by rising rank; every other edge counts as rank 0.
@@ -161,7 +161,7 @@ class EncodedRanks(Sequence[Ranks]):
         return ranks
 
     def pieces(self, layer: int) -> Iterator[tuple[int, Array]]:
-        """(start, ranks from there on) of a layer, so that not even one layer must stand in memory at once where it need not."""
+        """(start, ranks from there on) of a layer, so that not even one layer must stand in memory whole."""
         return self.forms[layer].read(self.blob, self._start(layer), self.edges[layer])
 
     def check(self, names: Sequence[str]) -> None:

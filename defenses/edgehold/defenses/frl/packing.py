@@ -2,8 +2,8 @@
 
 Numbers lie in blocks of `STEP`, the last one shorter but a multiple of eight; a block is one plane after the other. The plane
 of 16 bits holds the lowest 16 of each number as little-endian uint16, that of 8 bits the next eight, and those of 4, 2 and 1
-bits what is left, as far as the bits of `bits` say (21 = 16 + 4 + 1). A byte of a plane of b < 8 bits holds the numbers j, j + L,
-j + 2 L .. of the block, the first one lowest, L being the bytes of the plane: so every step is one over neighbouring numbers. The
+bits what is left, as far as the bits of `bits` say (21 = 16 + 4 + 1). A byte of a plane of b < 8 bits holds the numbers j,
+j + L, j + 2 L .. of the block, the first one lowest, L being the bytes of the plane: so every step is one over neighbours. The
 up to seven numbers after the last multiple of eight follow as one little-endian integer, the first one lowest.
 """
 

@@ -111,10 +111,10 @@ class FrlServer:
 def count(votes: Sequence[Sequence[Ranks]], layer: int, edges: int) -> Votes:
     """V[edge]: sum of its ranks over all votes. votes: everybody's ranks of every layer; layer: the one that is counted.
 
-    Exact: int32 where M (n - 1) fits, which is twice as fast, else int64, which holds 2^32 votes on the largest layer. Ranks lie
+    Exact: int32 where M (n - 1) fits, which is faster, else int64, which holds 2^32 votes on the largest layer. Ranks lie
     in the order of the edges, so that this is a plain sum; nothing is looked up by a number that came from outside.
     """
-    found = np.zeros(edges, dtype=np.int32 if len(votes) * (edges - 1) < 1 << 31 else np.int64)
+    found: Array = np.zeros(edges, dtype=np.int32 if len(votes) * (edges - 1) < 1 << 31 else np.int64)
     for vote in votes:
         for start, ranks in pieces_of(vote, layer):
             found[start : start + len(ranks)] += ranks

@@ -1,4 +1,4 @@
-"""Stable sorting of numbers by radix passes over 16 bits each, a few times faster than NumPy's own stable sort of wide numbers."""
+"""Stable sorting of numbers by radix passes over 16 bits each, faster than NumPy's own of wide numbers."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def sorted_places(values: Array) -> Array:
 
 
 def inverse(permutation: Array) -> Array:
-    """(n,) int32: where each of 0..n-1 stands in a permutation of them. Ranks of a list of edges, and the list of their ranks."""
+    """(n,) int32: where each of 0..n-1 stands in a permutation of them. A list of edges gives ranks, ranks give the list."""
     found = np.empty(len(permutation), dtype=np.int32)
     found[permutation] = np.arange(len(permutation), dtype=np.int32)
     return found
