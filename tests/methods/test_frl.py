@@ -10,13 +10,14 @@ from torch import nn
 
 from edgehold.attacks.eval.data import make_task
 from edgehold.client.data.synthetic import SyntheticTask
+from edgehold.client.models import vision
 from edgehold.core.config import convert
 from edgehold.core.contract import Cohort, Payload, Weighted
 from edgehold.core.errors import ConfigError, NotPermutation, OutsideLaw, RejectedUpdate, WrongShape
 from edgehold.core.facts import FACTS
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
-from edgehold.core.torch_masks import ScoreTraining, kept, train_scores
+from edgehold.core.torch_masks import ScoreTraining, bare, kept, train_scores
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Bytes, MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
@@ -31,6 +32,7 @@ from edgehold.defenses.frl.state import (
     State,
     Training,
     Update,
+    cut_ranks,
     layers,
     ranks_by,
     scores_of,
@@ -308,6 +310,50 @@ def test_convolutions_are_ranked_too() -> None:
     update = registry.client_side("frl").work(order, None, task, stream(0))[1]
     assert [sorted(one.tolist()) for one in update.ranks] == [list(range(36)), list(range(1440))]
     assert update.ranks[0].tolist() != order.ranks[0].tolist()
+
+
+def test_models_are_laid_bare_on_request_and_say_what_went() -> None:
+    net = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 10))
+    assert bare(net) == ["1.bias", "2.weight", "2.bias", "4.bias"]
+    assert [name for name, _ in net.named_parameters()] == ["1.weight", "4.weight"]
+    assert bare(net) == []
+    data = (stream(0).random((24, 64), dtype=np.float32), np.arange(24) % 10)
+    task = TorchTask(lambda: net, data, None, nn.functional.cross_entropy)  # non-affine GroupNorm is accepted
+    update = registry.client_side("frl").work(order_for(task), None, task, stream(0))[1]
+    assert [sorted(one.tolist()) for one in update.ranks] == [list(range(36)), list(range(1440))]
+    with pytest.raises(ConfigError, match="layer 0 is a Embedding with the parameter weight"):
+        bare(nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2)))
+
+
+def test_reference_networks_have_the_paper_s_edges() -> None:
+    assert sum(p.numel() for p in vision.lenet((1, 28, 28), 10, bias=False).parameters()) == 1_625_632
+    assert sum(p.numel() for p in vision.conv8((3, 32, 32), 10, bias=False).parameters()) == 5_275_840
+
+
+def test_the_code_s_ranking_uses_both_tails() -> None:
+    # Sorted scores; the three smallest sizes stand at ranks 1 to 3.
+    assert cut_ranks(np.array([-4, -1, 0, 2, 3], np.float32), 3) == (1, 4)
+    assert cut_ranks(np.array([0, 1, 2, 3], np.float32), 2) == (0, 2)
+    assert cut_ranks(np.array([-1, 1], np.float32), 0) == (0, 0)
+    base, ranks = scores_of(3, 0, 4000, 25, signed=True)
+    assert base[0] < 0 < base[-1]
+    assert (np.diff(base) >= 0).all()
+    schema = Schema((Tensor("a", (160, 25)),))
+    server = registry.server_side("frl", Settings(signed=True), schema, 3)
+    used = server.weights(server.start(Vector.of(np.zeros(4000, np.float32))), MemorySpace()).whole() != 0
+    assert used.sum() == 2000
+    assert used[ranks == 0].all()
+    assert used[ranks == 3999].all()
+    sizes = np.abs(base[ranks])
+    assert sizes[used].min() >= sizes[~used].max()
+
+
+def test_signed_ranking_reaches_the_device() -> None:
+    order = order_for(device(), signed=True)
+    update = registry.client_side("frl").work(order, None, device(), stream(0))[1]
+    by_size = registry.client_side("frl").work(order_for(device()), None, device(), stream(0))[1]
+    assert sorted(update.ranks[0].tolist()) == list(range(len(update.ranks[0])))
+    assert update.ranks[0].tolist() != by_size.ranks[0].tolist()
 
 
 def test_all_edges_may_be_kept() -> None:

@@ -11,13 +11,15 @@ _PASS = 16
 def sorted_places(values: Array) -> Array:
     """(n,) intp: places of `values` from the smallest to the largest, equals in the order of their places.
 
-    values: (n,) float32 without NaN, or integers that are not negative. What `numpy.argsort(values, kind="stable")` gives,
+    values: (n < 2^31,) float32 without NaN, or integers that are not negative. As `numpy.argsort(values, kind="stable")`,
     which also holds for -0.0 and 0.0: they are equal.
     """
     keys, bits = _keys(values)
     places: Array = np.argsort(keys.astype(np.uint16), kind="stable")
     for done in range(_PASS, bits, _PASS):
-        places = places[np.argsort((keys >> keys.dtype.type(done)).astype(np.uint16)[places], kind="stable")]
+        # `take` that clips skips a check per number; narrow places halve what is read at random.
+        digit = (keys >> keys.dtype.type(done)).astype(np.uint16).take(places, mode="clip")
+        places = places.astype(np.int32).take(np.argsort(digit, kind="stable"), mode="clip").astype(np.intp)
     return places
 
 

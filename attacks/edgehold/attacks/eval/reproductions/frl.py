@@ -39,7 +39,7 @@ CLEAN = "none"
 CHANCE = 0.1
 BOOST = "update x -5"
 CAP = 500
-RANK_LIES = ("reverse", MINORITY, "swap_half", "swap_half_reverse", "band", "vem", "vem capped")
+RANK_LIES = ("reverse", MINORITY, "swap_half", "swap_half_reverse", "band", "press", "vem", "vem capped")
 FLOAT_BYTES = 4 * (64 * 128 + 128 * 128 + 128 * 10)
 
 
