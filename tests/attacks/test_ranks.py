@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.state import Order as FedAvgOrder
 from edgehold.defenses.baselines.fedavg.state import Training as FedAvgTraining
 from edgehold.defenses.frl.server import count
-from edgehold.defenses.frl.state import Order, Ranking, Training, Update, layers, ranking_of, ranks_of, scores_of
+from edgehold.defenses.frl.sorting import inverse, sorted_places
+from edgehold.defenses.frl.state import Order, Ranking, Training, Update, layers, scores_of
 from edgehold.server import engine
 
 NET: dict[str, Any] = {"hidden": [9], "bias": False}
@@ -30,6 +32,15 @@ NET: dict[str, Any] = {"hidden": [9], "bias": False}
 
 def ranking(*edges: int) -> Ranking:
     return np.array(edges, dtype=np.int32)
+
+
+def listed(values: Any) -> Ranking:
+    return sorted_places(values).astype(np.int32)
+
+
+def voted(lists: list[Ranking]) -> Ranking:
+    """The edges as these lists together rank them."""
+    return listed(count([[inverse(one)] for one in lists], 0, len(lists[0])))
 
 
 SIX = ranking(0, 1, 2, 3, 4, 5)
@@ -82,9 +93,9 @@ def test_vem_is_the_best_permutation_of_its_band() -> None:
         sight = Sight(own, [own], 3, 3)
         agreed = sight.agreed()
         band, expected = agreed[sight.band(agreed)], sight.expected()
-        places = ranks_of(own)[band]
+        places = inverse(own)[band]
         best = min(float((expected[band] * np.array(p)).sum()) for p in itertools.permutations(places.tolist()))
-        assert float((expected[band] * ranks_of(ranks.vem(sight))[band]).sum()) == best
+        assert float((expected[band] * inverse(ranks.vem(sight))[band]).sum()) == best
 
 
 def test_lies_near_the_cut_flip_more_of_the_mask_than_reversal() -> None:
@@ -93,15 +104,49 @@ def test_lies_near_the_cut_flip_more_of_the_mask_than_reversal() -> None:
     flipped = dict.fromkeys(LIES, 0)
     for draw in range(10):
         rng = stream(3, "flips", draw)
-        lists = [ranking_of(np.arange(n) + rng.normal(0, 10, n)) for _ in range(voters)]
-        honest = set(ranking_of(count(lists, n))[n // 2 :].tolist())
+        lists = [listed((np.arange(n) + rng.normal(0, 10, n)).astype(np.float32)) for _ in range(voters)]
+        honest = set(voted(lists)[n // 2 :].tolist())
         for lie, tell in LIES.items():
             lies = [tell(Sight(lists[i], lists[:liars], voters, n // 2)) for i in range(liars)]
-            after = ranking_of(count([*lists[liars:], *lies], n))[n // 2 :]
+            after = voted([*lists[liars:], *lies])[n // 2 :]
             flipped[lie] += len(honest - set(after.tolist()))
     assert flipped["band"] > 3 * flipped["reverse"] > 0
+    assert flipped["press"] >= flipped["band"]
     # Near the cut VEM in closed form is a reversal: each liar keeps the ranks it has there, so it cannot push harder.
     assert 0 < flipped["vem"] <= 2 * flipped["reverse"]
+
+
+@dataclass(frozen=True)
+class AllKnowing(Sight):
+    """Knows the votes of everybody else."""
+
+    others: Any = None
+
+    def expected(self) -> Any:
+        return self.others
+
+    def agreed(self) -> Ranking:
+        return listed(self.others)
+
+
+def test_the_closed_form_of_vem_is_not_the_one_that_flips_most() -> None:
+    """Brute force over all permutations of five edges: `press` comes near the best, `vem` and `reverse` do not."""
+    n, voters, cut = 5, 4, 3
+    total = dict.fromkeys(("best", "vem", "reverse", "press"), 0)
+    for draw in range(40):
+        rng = stream(5, "best flips", draw)
+        ranks_ = [inverse(listed((np.arange(n) + rng.normal(0, 1.5, n)).astype(np.float32))) for _ in range(voters)]
+        others = np.sum(ranks_[1:], axis=0)
+        honest = set(listed(others + ranks_[0])[cut:].tolist())
+
+        def flips(lie: Any, others: Any = others, honest: Any = honest) -> int:
+            return len(honest - set(listed(others + np.asarray(lie))[cut:].tolist()))
+
+        sight = AllKnowing(inverse(ranks_[0]), [inverse(ranks_[0])], voters, cut, None, others)
+        total["best"] += max(flips(one) for one in itertools.permutations(range(n)))
+        for lie in ("vem", "reverse", "press"):
+            total[lie] += flips(inverse(LIES[lie](sight)))
+    assert total["best"] >= total["press"] > max(total["vem"], total["reverse"])
 
 
 # Through the protocol.
@@ -109,7 +154,7 @@ def test_lies_near_the_cut_flip_more_of_the_mask_than_reversal() -> None:
 
 def order_of(task: Any) -> Order:
     lists = [scores_of(1, n, layer.edges, layer.fan_in)[1] for n, layer in enumerate(layers(task.schema))]
-    return Order(1, 1, lists, Training(local_epochs=1))
+    return Order(1, 1, lists, Training(local_epochs=1), (False,) * len(lists))
 
 
 def sent(adversary: Adversary, index: int = 0) -> tuple[Update, Update]:
@@ -125,7 +170,7 @@ def sent(adversary: Adversary, index: int = 0) -> tuple[Update, Update]:
 
 def test_a_single_liar_reverses_its_own_vote() -> None:
     true, lie = sent(ranks.make())
-    assert [one.tolist() for one in lie.rankings] == [one[::-1].tolist() for one in true.rankings]
+    assert [one.tolist() for one in lie.ranks] == [(len(one) - 1 - one).tolist() for one in true.ranks]
 
 
 def test_colluders_share_a_folder(tmp_path: Path) -> None:
@@ -140,9 +185,9 @@ def test_colluders_share_a_folder(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     for at in range(2):
-        both = [out[index][0].rankings[at] for index in range(2)]
-        expected = ranking_of(count(both, len(both[0])))[::-1].tolist()
-        assert out[0][1].rankings[at].tolist() == out[1][1].rankings[at].tolist() == expected
+        both = [out[index][0].ranks[at] for index in range(2)]
+        expected = inverse(voted([inverse(one) for one in both])[::-1]).tolist()
+        assert out[0][1].ranks[at].tolist() == out[1][1].ranks[at].tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
 from edgehold.defenses.frl import state as frl
 from edgehold.defenses.frl.codec import FrlCodec
+from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.hidenseek import state as hidenseek
 from edgehold.defenses.hidenseek.codec import HideNseekCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
@@ -214,24 +215,52 @@ def _payloads() -> list[Target]:
     def whole(payload: Payload) -> bytes:
         return Container.prefix(payload) + bytes(payload.body.read(0, payload.body.size))
 
-    ranks, layers = FrlCodec(), Schema((Tensor("a", (3, 3)), Tensor("b", (2, 4))))
-    lists = [np.arange(9, dtype=np.int32), np.arange(8, dtype=np.int32)[::-1]]
-    vote = ranks.encode_update(frl.Update(lists))
-    asked = ranks.encode_order(frl.Order(3, 1, lists, frl.Training()))
-    seek = HideNseekCodec(hidenseek.Settings(keep=0.6))  # 10 of 17 weights: two bytes of signs, six filling bits
-    signs = seek.encode_update(hidenseek.Update(Vector.of(np.array([0b10110101, 0b01], dtype=np.uint8))))
+    return [
+        *_rankings(whole),
+        *_signs(whole),
+        Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+    ]
+
+
+def _rankings(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """FRL's update in every form, and its order in both that it may have."""
+    layers = Schema((Tensor("a", (3, 3)), Tensor("b", (6, 50))))
+    ranks = [np.arange(9, dtype=np.int32), np.arange(300, dtype=np.int32)[::-1]]
+    found = []
+    for name, settings, coded in (
+        ("packed", frl.Settings(), False), ("entropy-coded", frl.Settings(coding="entropy"), True),
+        ("top", frl.Settings(upload="top", top=0.3), False),
+    ):  # fmt: skip
+        codec = FrlCodec(settings)
+        forms = entropy_coded(settings, [9, 300])
+        vote = codec.encode_update(frl.Update(ranks, forms, settings.share))
+        asked = codec.encode_order(frl.Order(3, 1, ranks, frl.Training(), forms, settings.share))
+
+        def update(data: bytes, codec: FrlCodec = codec) -> object:
+            return codec.decode_update(Container.split(Bytes(data)), layers)
+
+        def order(data: bytes, codec: FrlCodec = codec) -> object:
+            return codec.decode_order(Container.split(Bytes(data)), layers)
+
+        found.append(Target(f"ranks {name}", [whole(vote)], update))
+        if name != "top":
+            found.append(Target(f"rank order {name}", [whole(asked)], order))
+        assert any(forms) == coded
+    return found
+
+
+def _signs(whole: Callable[[Payload], bytes]) -> list[Target]:
+    codec, schema = HideNseekCodec(hidenseek.Settings(keep=0.6)), Schema((Tensor("a", (3, 3)), Tensor("b", (2, 4))))
+    # 10 of 17 weights: two bytes of signs, six of their bits fill up.
+    vote = codec.encode_update(hidenseek.Update(Vector.of(np.array([0b10110101, 0b01], dtype=np.uint8))))
     mask = np.arange(17) % 5 < 3
     mask[-1] = False
     counts = np.arange(10, dtype=np.uint16) % 4
-    sought = seek.encode_order(hidenseek.Order(3, 2, mask, 3, counts, hidenseek.Training()))
-
+    asked = codec.encode_order(hidenseek.Order(3, 2, mask, 3, counts, hidenseek.Training()))
     return [
-        Target("signs", [whole(signs)], lambda data: seek.decode_update(Container.split(Bytes(data)), layers)),
-        Target("sign order", [whole(sought)], lambda data: seek.decode_order(Container.split(Bytes(data)), layers)),
-        Target("rankings", [whole(vote)], lambda data: ranks.decode_update(Container.split(Bytes(data)), layers)),
-        Target("ranking order", [whole(asked)], lambda data: ranks.decode_order(Container.split(Bytes(data)), layers)),
-        Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
-        Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+        Target("signs", [whole(vote)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target("sign order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
 

@@ -10,28 +10,31 @@ from torch import nn
 
 from edgehold.attacks.eval.data import make_task
 from edgehold.client.data.synthetic import SyntheticTask
+from edgehold.client.models import vision
 from edgehold.core.config import convert
 from edgehold.core.contract import Cohort, Payload, Weighted
 from edgehold.core.errors import ConfigError, NotPermutation, OutsideLaw, RejectedUpdate, WrongShape
 from edgehold.core.facts import FACTS
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
-from edgehold.core.torch_masks import ScoreTraining, kept, train_scores
+from edgehold.core.torch_masks import ScoreTraining, bare, kept, train_scores
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Bytes, MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
-from edgehold.defenses.frl.packing import PackedRankings, packed, packed_bytes
+from edgehold.defenses.frl.packing import packed_bytes, width
 from edgehold.defenses.frl.server import count, in_reach
+from edgehold.defenses.frl.sorting import inverse, sorted_places
 from edgehold.defenses.frl.state import (
     Order,
     Ranking,
+    Ranks,
     Settings,
     State,
     Training,
     Update,
+    cut_ranks,
     layers,
-    ranking_of,
-    ranks_of,
+    ranks_by,
     scores_of,
     weights_of,
 )
@@ -46,16 +49,26 @@ def ranking(*edges: int) -> Ranking:
     return np.array(edges, dtype=np.int32)
 
 
-def close(schema: Schema, votes: list[list[Ranking]], **settings: Any) -> tuple[State, list[list[int]], dict[str, float]]:
+def vote_of(ranks: list[Ranks]) -> Update:
+    return Update(ranks, (False,) * len(ranks))
+
+
+def close(schema: Schema, votes: list[list[Ranks]], **settings: Any) -> tuple[State, list[list[int]], dict[str, float]]:
+    """(state, ranks of every layer, facts) after these votes."""
     server = registry.server_side("frl", Settings(**settings), schema, 3)
     state = server.start(Vector.of(np.zeros(schema.size, np.float32)))
-    updates = [Weighted(f"c{number}", 1.0, Update(vote)) for number, vote in enumerate(votes)]
+    updates = [Weighted(f"c{number}", 1.0, vote_of(vote)) for number, vote in enumerate(votes)]
     after, facts = server.close(state, updates, MemorySpace())
-    return after, [one.tolist() for one in server.open(after, Cohort(2, ("c0",))).rankings], facts
+    return after, [one.tolist() for one in server.open(after, Cohort(2, ("c0",))).ranks], facts
 
 
-def drawn(rng: np.random.Generator, schema: Schema) -> list[Ranking]:
+def drawn(rng: np.random.Generator, schema: Schema) -> list[Ranks]:
     return [rng.permutation(layer.edges).astype(np.int32) for layer in layers(schema)]
+
+
+def votes_for(ranks: list[Ranks]) -> Any:
+    """V of one layer."""
+    return count([[one] for one in ranks], 0, len(ranks[0]))
 
 
 # The vote.
@@ -64,14 +77,15 @@ def drawn(rng: np.random.Generator, schema: Schema) -> list[Ranking]:
 def test_two_votes_by_hand() -> None:
     # Ranks (1,3,0,2) and (2,3,0,1) add up to (3,6,0,3): edge 2, then 0 and 3 (equal, by id), then 1.
     lists = [ranking(2, 0, 3, 1), ranking(2, 3, 0, 1)]
-    assert [ranks_of(one).tolist() for one in lists] == [[1, 3, 0, 2], [2, 3, 0, 1]]
-    assert count(lists, 4).tolist() == [3, 6, 0, 3]
-    assert close(SQUARE, [[one] for one in lists])[1] == [[2, 0, 3, 1]]
+    ranks = [inverse(one) for one in lists]
+    assert [one.tolist() for one in ranks] == [[1, 3, 0, 2], [2, 3, 0, 1]]
+    assert votes_for(ranks).tolist() == [3, 6, 0, 3]
+    assert close(SQUARE, [[one] for one in ranks])[1] == [inverse(ranking(2, 0, 3, 1)).tolist()]
 
 
 def test_adding_up_lists_instead_of_ranks_would_be_seen() -> None:
     lists = [ranking(2, 0, 3, 1), ranking(2, 3, 0, 1)]
-    assert np.sum(lists, axis=0).tolist() != count(lists, 4).tolist()
+    assert np.sum(lists, axis=0).tolist() != votes_for([inverse(one) for one in lists]).tolist()
 
 
 def test_order_of_clients_is_irrelevant_and_equal_votes_are_kept() -> None:
@@ -85,16 +99,34 @@ def test_order_of_clients_is_irrelevant_and_equal_votes_are_kept() -> None:
 
 def test_relabelled_edges_relabel_the_vote() -> None:
     rng = stream(2, "votes")
-    lists = [rng.permutation(31).astype(np.int32) for _ in range(4)]
-    names = rng.permutation(31).astype(np.int32)
-    assert count([names[one] for one in lists], 31)[names].tolist() == count(lists, 31).tolist()
+    ranks = [rng.permutation(31).astype(np.int32) for _ in range(4)]
+    names = rng.permutation(31)
+    assert votes_for([one[names] for one in ranks]).tolist() == votes_for(ranks)[names].tolist()
+
+
+def test_votes_are_counted_wide_where_they_need_it() -> None:
+    # 2^31 / 70,000 is 30,678.3: so many votes for the last rank still fit int32, one more does not.
+    vote = [np.arange(70_001, dtype=np.int32)]
+    few, many = [vote] * 2, _Repeated(vote, 30_679)
+    assert count(few, 0, 70_001).dtype == np.int32
+    assert count(many, 0, 70_001).dtype == np.int64
+
+
+class _Repeated(list[Any]):
+    """Says that it is `times` long, holds one vote: only the choice of the type is wanted."""
+
+    def __init__(self, vote: Any, times: int) -> None:
+        super().__init__([vote])
+        self.times = times
+
+    def __len__(self) -> int:
+        return self.times
 
 
 @pytest.mark.parametrize(("voters", "edges"), [(1, 1), (1, 7), (6, 2), (9, 300)])
 def test_votes_add_up_to_a_known_sum(voters: int, edges: int) -> None:
     rng = stream(3, "votes")
-    votes = count([rng.permutation(edges).astype(np.int32) for _ in range(voters)], edges)
-    assert votes.dtype == np.int64
+    votes = votes_for([rng.permutation(edges).astype(np.int32) for _ in range(voters)])
     assert votes.sum() == voters * edges * (edges - 1) // 2
 
 
@@ -104,20 +136,20 @@ def test_no_liars_beat_a_gap_beyond_their_reach_and_some_beat_one_within() -> No
     beaten = 0
     for _ in range(40):
         base = rng.permutation(n)
-        lists = [ranking_of(np.argsort(base) + rng.normal(0, 1.5, n)) for _ in range(honest)]
-        votes = count(lists, n)
+        lists = [ranks_by((np.argsort(base) + rng.normal(0, 1.5, n)).astype(np.float32)) for _ in range(honest)]
+        votes = votes_for(lists)
         random = [[rng.permutation(n).astype(np.int32) for _ in range(liars)] for _ in range(20)]
         for i, j in itertools.permutations(range(n), 2):
             gap = votes[i] - votes[j]
             # The strongest lie against i over j: j on top, i at the bottom, in every list.
-            rest = [edge for edge in range(n) if edge not in (i, j)]
-            for lies in [*random, [ranking(i, *rest, j)] * liars]:
-                after = count([*lists, *lies], n)
+            worst = inverse(ranking(i, *[edge for edge in range(n) if edge not in (i, j)], j))
+            for lies in [*random, [worst] * liars]:
+                after = votes_for([*lists, *lies])
                 if gap > liars * (n - 1):
                     assert after[i] > after[j]
                 beaten += int(0 < gap < liars * (n - 1) and after[i] < after[j])
             if 0 < gap < liars * (n - 1):
-                after = count([*lists, *[ranking(i, *rest, j)] * liars], n)
+                after = votes_for([*lists, *[worst] * liars])
                 assert after[i] < after[j]
     assert beaten > 100, "no attack succeeded: the bound was not tried"
 
@@ -125,14 +157,16 @@ def test_no_liars_beat_a_gap_beyond_their_reach_and_some_beat_one_within() -> No
 def test_reach_by_hand() -> None:
     # n = 4, one liar moves 3. V = (0, 2, 5, 9), two kept: the cut lies between 2 and 5.
     votes = np.array([0, 2, 5, 9])
-    assert in_reach(votes, ranking(0, 1, 2, 3), 2, 1).tolist() == [False, True, True, False]
-    assert in_reach(votes, ranking(0, 1, 2, 3), 2, 0).tolist() == [False] * 4
-    assert in_reach(votes, ranking(0, 1, 2, 3), 0, 1).tolist() == [False] * 4
+    assert in_reach(votes, ranking(0, 1, 2, 3), (0, 2), 1).tolist() == [False, True, True, False]
+    assert in_reach(votes, ranking(0, 1, 2, 3), (0, 2), 0).tolist() == [False] * 4
+    assert in_reach(votes, ranking(0, 1, 2, 3), (0, 0), 1).tolist() == [False] * 4
+    # Both tails are used and ranks 1 and 2 are not: 0 and 2 lie within 3 of each other, 5 and 9 do not.
+    assert in_reach(votes, ranking(0, 1, 2, 3), (1, 3), 1).tolist() == [True, True, False, False]
 
 
 def test_facts_say_what_moved_and_what_could() -> None:
     _, _, facts = close(SQUARE, [[ranking(0, 1, 2, 3)]] * 3, liars=1)
-    before = set(scores_of(3, 0, 4, 2)[1][2:].tolist())
+    before = set(np.flatnonzero(scores_of(3, 0, 4, 2)[1] >= 2).tolist())
     # V = (0, 3, 6, 9): a liar moves 3, so both neighbours of the cut are in reach.
     assert facts == {"edges_swapped": len({2, 3} - before) / 4, "edges_contested": 0.5}
     assert set(facts) <= set(FACTS)
@@ -163,14 +197,14 @@ def test_weights_stay_what_the_seed_drew_and_keep_exactly_the_upper_part() -> No
     state = server.start(Vector.of(np.zeros(TWO.size, np.float32)))
     for _ in range(3):
         dense = server.weights(state, MemorySpace()).whole()
-        for number, (layer, one) in enumerate(zip(layers(TWO), server.open(state, Cohort(1, ())).rankings, strict=True)):
+        for number, (layer, one) in enumerate(zip(layers(TWO), server.open(state, Cohort(1, ())).ranks, strict=True)):
             here = dense[layer.place]
             full = weights_of(3, number, layer.edges, layer.fan_in)
             used = here != 0
             assert here[used].tobytes() == full[used].tobytes()
-            assert set(np.flatnonzero(used)) == set(one[layer.dropped(0.4) :].tolist())
+            assert used.tolist() == (one >= layer.dropped(0.4)).tolist()
             assert used.sum() == layer.edges - int(0.6 * layer.edges)
-        state, _ = server.close(state, [Weighted("a", 1.0, Update(drawn(rng, TWO)))], MemorySpace())
+        state, _ = server.close(state, [Weighted("a", 1.0, vote_of(drawn(rng, TWO)))], MemorySpace())
 
 
 def test_layers_and_their_fan_in() -> None:
@@ -188,8 +222,9 @@ def device(index: int = 0, hidden: tuple[int, ...] = (9,)) -> TorchTask:
 
 
 def order_for(task: TorchTask, round: int = 1, **how: Any) -> Order:
-    rankings = [scores_of(1, n, layer.edges, layer.fan_in)[1] for n, layer in enumerate(layers(task.schema))]
-    return Order(1, round, rankings, Training(**how))
+    training, found = Training(**how), layers(task.schema)
+    ranks = [scores_of(1, n, layer.edges, layer.fan_in, training.signed)[1] for n, layer in enumerate(found)]
+    return Order(1, round, ranks, training, (False,) * len(found))
 
 
 def test_a_device_sends_permutations_and_learns() -> None:
@@ -198,12 +233,12 @@ def test_a_device_sends_permutations_and_learns() -> None:
     order = order_for(task, local_epochs=3)
     _, update, facts = client.work(order, client.begin(order, task, stream(0)), task, stream(0))
     assert facts == {}
-    for layer, one, before in zip(layers(task.schema), update.rankings, order.rankings, strict=True):
+    for layer, one, before in zip(layers(task.schema), update.ranks, order.ranks, strict=True):
         assert sorted(one.tolist()) == list(range(layer.edges))
         assert one.tolist() != before.tolist()
     slow = order_for(task, local_epochs=3, learning_rate=1e-9, weight_decay=0.0)
-    same = client.work(slow, None, task, stream(0))[1].rankings
-    assert [one.tolist() for one in same] == [one.tolist() for one in slow.rankings], "no step, yet another ranking"
+    same = client.work(slow, None, task, stream(0))[1].ranks
+    assert [one.tolist() for one in same] == [one.tolist() for one in slow.ranks], "no step, yet another ranking"
 
 
 def test_one_step_by_hand() -> None:
@@ -231,7 +266,7 @@ def test_the_cut_among_equals_goes_by_edge_id() -> None:
     assert kept(sizes, 2).tolist() == [True, False, True, True, False]
     assert kept(sizes, 0).all()
     assert kept(torch.zeros(3), 1).tolist() == [False, True, True]
-    assert ranking_of(sizes.numpy()).tolist() == [4, 1, 2, 3, 0]
+    assert sorted_places(sizes.numpy()).tolist() == [4, 1, 2, 3, 0]
 
 
 @pytest.mark.parametrize(
@@ -273,8 +308,52 @@ def test_convolutions_are_ranked_too() -> None:
     assert [(one.edges, one.fan_in) for one in found] == [(36, 9), (1440, 144)]
     order = order_for(task)
     update = registry.client_side("frl").work(order, None, task, stream(0))[1]
-    assert [sorted(one.tolist()) for one in update.rankings] == [list(range(36)), list(range(1440))]
-    assert update.rankings[0].tolist() != order.rankings[0].tolist()
+    assert [sorted(one.tolist()) for one in update.ranks] == [list(range(36)), list(range(1440))]
+    assert update.ranks[0].tolist() != order.ranks[0].tolist()
+
+
+def test_models_are_laid_bare_on_request_and_say_what_went() -> None:
+    net = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 10))
+    assert bare(net) == ["1.bias", "2.weight", "2.bias", "4.bias"]
+    assert [name for name, _ in net.named_parameters()] == ["1.weight", "4.weight"]
+    assert bare(net) == []
+    data = (stream(0).random((24, 64), dtype=np.float32), np.arange(24) % 10)
+    task = TorchTask(lambda: net, data, None, nn.functional.cross_entropy)  # non-affine GroupNorm is accepted
+    update = registry.client_side("frl").work(order_for(task), None, task, stream(0))[1]
+    assert [sorted(one.tolist()) for one in update.ranks] == [list(range(36)), list(range(1440))]
+    with pytest.raises(ConfigError, match="layer 0 is a Embedding with the parameter weight"):
+        bare(nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2)))
+
+
+def test_reference_networks_have_the_paper_s_edges() -> None:
+    assert sum(p.numel() for p in vision.lenet((1, 28, 28), 10, bias=False).parameters()) == 1_625_632
+    assert sum(p.numel() for p in vision.conv8((3, 32, 32), 10, bias=False).parameters()) == 5_275_840
+
+
+def test_the_code_s_ranking_uses_both_tails() -> None:
+    # Sorted scores; the three smallest sizes stand at ranks 1 to 3.
+    assert cut_ranks(np.array([-4, -1, 0, 2, 3], np.float32), 3) == (1, 4)
+    assert cut_ranks(np.array([0, 1, 2, 3], np.float32), 2) == (0, 2)
+    assert cut_ranks(np.array([-1, 1], np.float32), 0) == (0, 0)
+    base, ranks = scores_of(3, 0, 4000, 25, signed=True)
+    assert base[0] < 0 < base[-1]
+    assert (np.diff(base) >= 0).all()
+    schema = Schema((Tensor("a", (160, 25)),))
+    server = registry.server_side("frl", Settings(signed=True), schema, 3)
+    used = server.weights(server.start(Vector.of(np.zeros(4000, np.float32))), MemorySpace()).whole() != 0
+    assert used.sum() == 2000
+    assert used[ranks == 0].all()
+    assert used[ranks == 3999].all()
+    sizes = np.abs(base[ranks])
+    assert sizes[used].min() >= sizes[~used].max()
+
+
+def test_signed_ranking_reaches_the_device() -> None:
+    order = order_for(device(), signed=True)
+    update = registry.client_side("frl").work(order, None, device(), stream(0))[1]
+    by_size = registry.client_side("frl").work(order_for(device()), None, device(), stream(0))[1]
+    assert sorted(update.ranks[0].tolist()) == list(range(len(update.ranks[0])))
+    assert update.ranks[0].tolist() != by_size.ranks[0].tolist()
 
 
 def test_all_edges_may_be_kept() -> None:
@@ -287,24 +366,6 @@ def test_all_edges_may_be_kept() -> None:
 # The wire.
 
 
-@pytest.mark.parametrize("edges", [1, 2, 3, 4, 5, 8, 9, 255, 256, 257, 65_536 + 3])
-def test_packing_round_trip_and_length(edges: int) -> None:
-    rng = stream(7, "pack", edges)
-    lists = [rng.permutation(edges).astype(np.int32) for _ in range(2)]
-    blob = packed(lists)
-    bits = int(np.ceil(np.log2(edges)))
-    assert blob.size == 2 * packed_bytes(edges) == 2 * -(-edges * bits // 8)
-    again = PackedRankings(blob, (edges, edges))
-    assert [one.tolist() for one in again] == [one.tolist() for one in lists]
-    assert bytes(packed(list(again)).read(0, blob.size)) == bytes(blob.read(0, blob.size))
-
-
-def test_bits_lie_as_documented() -> None:
-    # Three bits each, lowest first: 4 = 001, 1 = 100, 0 = 000, 3 = 110, 2 = 010, filled up to 16.
-    body = packed([ranking(4, 1, 0, 3, 2)])
-    assert bytes(body.read(0, 2)) == bytes([0b00001100, 0b00100110])
-
-
 def test_bytes_of_the_reference_networks() -> None:
     net = Schema((Tensor("a", (128, 64)), Tensor("b", (128, 128)), Tensor("c", (10, 128))))
     assert registry.codec("frl").body_bytes(net) == (43_744, 43_744)
@@ -315,12 +376,13 @@ def test_bytes_of_the_reference_networks() -> None:
     assert registry.codec("frl").body_bytes(lenet)[0] / 2**20 == pytest.approx(4.05, abs=0.01)
 
 
-HEADER = UpdateHeader(frl=FrlUpdate()).SerializeToString()
+HEADER = UpdateHeader(frl=FrlUpdate(entropy=[False], top=1.0)).SerializeToString()
 
 
-def bits_of(*edges: int, size: int = 3, fill: int = 0) -> bytes:
-    number = sum(edge << (size * place) for place, edge in enumerate(edges)) | fill << (size * len(edges))
-    return number.to_bytes(-(-size * len(edges) // 8), "little")
+def bits_of(*values: int, size: int = 3, fill: int = 0) -> bytes:
+    """Fewer than eight numbers as they are packed."""
+    number = sum(value << (size * place) for place, value in enumerate(values)) | fill << (size * len(values))
+    return number.to_bytes(-(-size * len(values) // 8), "little")
 
 
 FIVE = Schema((Tensor("net.weight", (1, 5)),))
@@ -329,18 +391,26 @@ FIVE = Schema((Tensor("net.weight", (1, 5)),))
 @pytest.mark.parametrize(
     ("header", "body", "error", "says"),
     [
-        (HEADER, bits_of(4, 1, 0, 3, 3), NotPermutation, r"net\.weight: edge 2 is missing"),
-        (HEADER, bits_of(0, 0, 0, 0, 0), NotPermutation, "edge 1 is missing"),
-        (HEADER, bits_of(4, 1, 0, 3, 5), NotPermutation, "place 4 holds edge 5; the layer has edges 0 to 4"),
-        (HEADER, bits_of(7, 1, 0, 3, 2), NotPermutation, "place 0 holds edge 7"),
+        (HEADER, bits_of(4, 1, 0, 3, 3), NotPermutation, r"net\.weight: rank 2 is missing"),
+        (HEADER, bits_of(0, 0, 0, 0, 0), NotPermutation, "rank 1 is missing"),
+        (HEADER, bits_of(4, 1, 0, 3, 5), NotPermutation, "edge 4 has rank 5; the layer has ranks 0 to 4"),
+        (HEADER, bits_of(7, 1, 0, 3, 2), NotPermutation, "edge 0 has rank 7"),
         (HEADER, bits_of(4, 1, 0, 3, 2, fill=1), WrongShape, "fill up the last byte"),
-        (HEADER, bits_of(4, 1, 0, 3, 2)[:-1], WrongShape, "rankings of 1 bytes"),
+        (HEADER, bits_of(4, 1, 0, 3, 2)[:-1], WrongShape, "ranks of 1 bytes"),
         (HEADER, bits_of(4, 1, 0, 3, 2) + b"\0", WrongShape, r"layers of \[5\] edges need 2"),
-        (HEADER, b"", WrongShape, "rankings of 0 bytes"),
-        (HEADER, np.arange(5, dtype="<i4").tobytes(), WrongShape, "rankings of 20 bytes"),
+        (HEADER, b"", WrongShape, "ranks of 0 bytes"),
+        (HEADER, np.arange(5, dtype="<i4").tobytes(), WrongShape, "ranks of 20 bytes"),
         (b"", bits_of(4, 1, 0, 3, 2), WrongShape, "header for None"),
         (UpdateHeader().SerializeToString() + b"\x0a\x00", bits_of(4, 1, 0, 3, 2), WrongShape, "header for fedavg"),
         (HEADER + b"\x7a\x00", bits_of(4, 1, 0, 3, 2), WrongShape, "unknown fields"),
+        (
+            UpdateHeader(frl=FrlUpdate(entropy=[True], top=1.0)).SerializeToString(),
+            b"",
+            OutsideLaw,
+            r"layers \[0\] .*takes \[\]",
+        ),
+        (UpdateHeader(frl=FrlUpdate(entropy=[False], top=0.5)).SerializeToString(), b"", OutsideLaw, "share of 0.5"),
+        (UpdateHeader(frl=FrlUpdate(top=1.0)).SerializeToString(), b"", OutsideLaw, "this run takes"),
     ],
 )
 def test_law_of_updates(header: bytes, body: bytes, error: type[RejectedUpdate], says: str) -> None:
@@ -348,26 +418,27 @@ def test_law_of_updates(header: bytes, body: bytes, error: type[RejectedUpdate],
     with pytest.raises(error, match=says):
         codec.decode_update(Payload(header, Bytes(body)), FIVE)
     sound = codec.decode_update(Payload(HEADER, Bytes(bits_of(4, 1, 0, 3, 2))), FIVE)
-    assert [one.tolist() for one in sound.rankings] == [[4, 1, 0, 3, 2]]
+    assert [one.tolist() for one in sound.ranks] == [[4, 1, 0, 3, 2]]
 
 
 def test_mutated_bytes_are_refused_or_still_a_permutation() -> None:
     rng = stream(8, "mutate")
     codec = registry.codec("frl", Settings())
-    sound = codec.encode_update(Update(drawn(rng, TWO)))
+    sound = codec.encode_update(vote_of(drawn(rng, TWO)))
     body = bytes(sound.body.read(0, sound.body.size))
     refused = 0
     for at in range(8 * len(body)):
         flipped = bytearray(body)
         flipped[at // 8] ^= 1 << at % 8
-        with pytest.raises((NotPermutation, WrongShape)):  # one flipped bit names another edge, or fills a zero
+        with pytest.raises((NotPermutation, WrongShape)):  # one flipped bit names another rank, or fills a zero
             codec.decode_update(Payload(sound.header, Bytes(bytes(flipped))), TWO)
         refused += 1
-    assert refused == 8 * sum(packed_bytes(layer.edges) for layer in layers(TWO))
+    assert refused == 8 * sum(packed_bytes(layer.edges, width(layer.edges)) for layer in layers(TWO))
 
 
 GOOD: dict[str, Any] = {
     "keep": 0.5, "local_epochs": 1, "batch_size": 8, "learning_rate": 0.4, "decay": 0.999, "momentum": 0.9, "round": 1,
+    "entropy": [False], "top": 1.0,
 }  # fmt: skip
 
 
@@ -386,6 +457,9 @@ GOOD: dict[str, Any] = {
         {"seed": 1 << 63},
         {"round": 0},
         {"round": 1_000_001},
+        {"top": 0.0},
+        {"top": 1.5},
+        {"top": float("nan")},
     ],
 )
 def test_device_refuses_orders_outside_the_law(wrong: dict[str, Any]) -> None:
@@ -405,7 +479,7 @@ def test_order_carries_the_plan_and_the_round() -> None:
     order = server.open(server.start(Vector.of(np.zeros(TWO.size, np.float32))), Cohort(4, ("a",)))
     back = registry.codec("frl").decode_order(registry.codec("frl").encode_order(order), TWO)
     assert (back.training, back.seed, back.round) == (convert(how, Training, "test"), 99, 4)
-    assert [one.tolist() for one in back.rankings] == [scores_of(99, 0, 15, 5)[1].tolist(), scores_of(99, 1, 12, 6)[1].tolist()]
+    assert [one.tolist() for one in back.ranks] == [scores_of(99, 0, 15, 5)[1].tolist(), scores_of(99, 1, 12, 6)[1].tolist()]
 
 
 def test_settings_refuse_a_majority_of_liars() -> None:

@@ -14,6 +14,7 @@ from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import FloatArray
 
 _MASKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,31 @@ def kept(sizes: Tensor, dropped: int) -> Tensor:
     return mask
 
 
+def bare(module: nn.Module) -> list[str]:
+    """Take away, in place, whatever `check` refuses and a mask can do without: biases, and scale and shift of norms.
+
+    Names of what was removed, for people to read: another model is trained then than the one that came in, so nothing calls
+    this unasked; call it in the function that makes your model. `ConfigError` names a layer that has other parameters; nothing
+    is removed then.
+    """
+    removed: list[tuple[nn.Module, str, str]] = []
+    for path, layer in module.named_modules():
+        for name, _ in layer.named_parameters(recurse=False):
+            free = name == "bias" if isinstance(layer, _MASKED) else isinstance(layer, _NORMS) and name in ("weight", "bias")
+            if free:
+                removed.append((layer, name, f"{path}.{name}" if path else name))
+            elif type(layer) not in _MASKED:
+                raise ConfigError(
+                    f"layer {path or 'the model itself'} is a {type(layer).__name__} with the parameter {name}: only Linear, "
+                    "Conv1d, Conv2d and Conv3d can be ranked, and only their biases and those of norms be left out"
+                )
+    for layer, name, _ in removed:
+        layer.register_parameter(name, None)
+        if isinstance(layer, _NORMS) and hasattr(layer, "affine"):
+            layer.affine = False
+    return [name for _, _, name in removed]
+
+
 def check(module: nn.Module) -> None:
     """`ConfigError` for the first parameter that is no weight of a linear or convolution layer."""
     for path, layer in module.named_modules():
@@ -86,5 +112,5 @@ def check(module: nn.Module) -> None:
             if type(layer) not in _MASKED or name != "weight":
                 raise ConfigError(
                     f"parameter {path + '.' if path else ''}{name} of a {type(layer).__name__} cannot be masked: only weights "
-                    "of Linear, Conv1d, Conv2d and Conv3d layers can; leave out biases and affine normalisation"
+                    "of Linear, Conv1d, Conv2d and Conv3d layers can; `torch_masks.bare` leaves out biases and affine norms"
                 )

@@ -70,20 +70,25 @@ class Alie:
 @dataclass(frozen=True)
 class Ranks:
     """FRL: the lie on rankings that `lie_name` names in `edgehold.attacks.byzantine.ranks` (K1: only the members' own honest
-    rankings are used). cap: see there.
+    rankings are used). cap: see there. minority: where half or more of a round's voters are members, just fewer than half of
+    the votes are lies and the other members vote honestly: as near as a conspiracy comes to drawing such rounds again.
     """
 
     members: frozenset[str]
     lie_name: str
     cap: int | None = None
+    minority: bool = False
 
     def lie(self, view: View) -> Mapping[str, Any]:
         """See the class."""
-        known = [update.rankings for update in view.own.values()]
+        known = [update.ranks for update in view.own.values()]
+        liars = list(view.own.items())
+        if self.minority:
+            liars = liars[: (len(view.honest) + len(view.own) - 1) // 2]
         votes, keep = len(view.honest) + len(view.own), view.order.training.keep
         return {
-            client: replace(update, rankings=ranks.forge(self.lie_name, update.rankings, known, votes, keep, self.cap))
-            for client, update in view.own.items()
+            client: replace(update, ranks=ranks.forge(self.lie_name, update.ranks, known, votes, keep, self.cap))
+            for client, update in liars
         }
 
 

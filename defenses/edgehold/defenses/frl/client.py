@@ -7,7 +7,7 @@ import numpy as np
 from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.task import Task
-from edgehold.defenses.frl.state import Order, Update, layers, ranking_of, scores_of, weights_of
+from edgehold.defenses.frl.state import Order, Update, layers, ranks_by, scores_of, weights_of
 
 
 class FrlClient:
@@ -17,7 +17,7 @@ class FrlClient:
         """No local state."""
 
     def work(self, order: Order, local: None, task: Task, rng: np.random.Generator) -> tuple[None, Update, Facts]:
-        """Scores start at base in the global order, are trained, and their sizes ranked; equals in the order of their ids.
+        """Scores start at base by the global ranks, are trained, and their sizes ranked; equals in the order of their ids.
 
         `ConfigError` when the task is no `TorchTask`, has no records, or has parameters that cannot be ranked.
         """
@@ -28,14 +28,15 @@ class FrlClient:
         from edgehold.core import torch_masks  # loads torch, as the task has done already
 
         found = layers(task.schema)
-        if [len(ranking) for ranking in order.rankings] != [layer.edges for layer in found]:
-            raise WrongShape(f"the order has rankings of other layers than this device's {[x.name for x in found]}")
+        how = order.training
+        ranks = list(order.ranks)
+        if [len(one) for one in ranks] != [layer.edges for layer in found]:
+            raise WrongShape(f"the order has ranks of other layers than this device's {[x.name for x in found]}")
         weights = np.empty(task.schema.size, dtype=np.float32)
         scores = np.empty_like(weights)
-        for number, (layer, ranking) in enumerate(zip(found, order.rankings, strict=True)):
+        for number, (layer, here) in enumerate(zip(found, ranks, strict=True)):
             weights[layer.place] = weights_of(order.seed, number, layer.edges, layer.fan_in)
-            scores[layer.place][ranking] = scores_of(order.seed, number, layer.edges, layer.fan_in)[0]
-        how = order.training
+            scores[layer.place] = scores_of(order.seed, number, layer.edges, layer.fan_in, how.signed)[0][here]
         trained = torch_masks.train_scores(
             cast(Any, task),
             weights,
@@ -50,7 +51,8 @@ class FrlClient:
             ),
             rng,
         )
-        return None, Update(tuple(ranking_of(np.abs(trained[layer.place])) for layer in found)), {}
+        ranked = trained if how.signed else np.abs(trained)
+        return None, Update(tuple(ranks_by(ranked[layer.place]) for layer in found), order.entropy, order.top), {}
 
     def dump(self, local: None) -> bytes:
         """Nothing."""

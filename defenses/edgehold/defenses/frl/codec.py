@@ -1,29 +1,37 @@
-"""FRL on the wire: a protobuf header, then the packed rankings of all layers. Decoding enforces the law on both sides.
+"""FRL on the wire: a protobuf header, then the ranks of all layers. Decoding enforces the law on both sides.
 
-Law of orders and updates: one permutation per layer of the schema, exactly as many bytes as that takes, filling bits zero;
-in an order also every number of the training within `Training`.
+Law of orders and updates: one permutation per layer of the schema (or so many different edges as must be named), in the forms
+that the header says and no others, in exactly as many bytes as those take; in an update the forms of the plan; in an order also
+every number of the training within `Training`.
 """
+
+from collections.abc import Sequence
 
 from edgehold.core.config import convert
 from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import ConfigError, NotPermutation, OutsideLaw, WrongShape
+from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
 from edgehold.core.vectors import Schema
-from edgehold.defenses.frl.packing import PackedRankings, packed, packed_bytes
+from edgehold.defenses.frl.coding import entropy_coded
+from edgehold.defenses.frl.forms import EncodedRanks, encoded, forms_of
 from edgehold.defenses.frl.state import ROUND_LIMIT, SEED_LIMIT, Order, Settings, Training, Update, layers
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
 
 
 class FrlCodec:
-    """The same for every plan."""
+    """settings: the plan's; None on a device, which decodes orders and answers in the forms they ask for."""
 
-    kind = "frl/1"
+    kind = "frl/2"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
 
     def encode_order(self, order: Order) -> Payload:
-        """Header with the training, body with the global order."""
+        """Header with the training and the forms, body with the global ranks."""
         how = {name: getattr(order.training, name) for name in Training.__struct_fields__}
-        header = TaskHeader(frl=FrlTask(seed=order.seed, round=order.round, **how))
-        return Payload(header.SerializeToString(deterministic=True), packed(order.rankings))
+        task = FrlTask(seed=order.seed, round=order.round, entropy=order.entropy, top=order.top, **how)
+        header = TaskHeader(frl=task)
+        return Payload(header.SerializeToString(deterministic=True), encoded(order.ranks, forms_of(order.entropy)))
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
@@ -39,16 +47,22 @@ class FrlCodec:
             raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
         if not 1 <= task.round <= ROUND_LIMIT:
             raise OutsideLaw(f"round {task.round}; allowed: 1 to {ROUND_LIMIT}")
-        return Order(task.seed, task.round, _rankings(payload, schema), training)
+        if not 0.0 < task.top <= 1.0:
+            raise OutsideLaw(f"top {task.top}; a share above 0 and at most 1 of the edges can be named")
+        ranks = _ranks(payload, schema, task.entropy, 1.0)
+        return Order(task.seed, task.round, ranks, training, tuple(task.entropy), task.top)
 
     def encode_update(self, update: Update) -> Payload:
-        """Header without fields, body with the rankings."""
-        header = UpdateHeader(frl=FrlUpdate())
-        return Payload(header.SerializeToString(deterministic=True), packed(update.rankings))
+        """Header with the forms, body with the ranks."""
+        header = UpdateHeader(frl=FrlUpdate(entropy=update.entropy, top=update.top))
+        body = encoded(update.ranks, forms_of(update.entropy, update.top))
+        return Payload(header.SerializeToString(deterministic=True), body)
 
     def body_bytes(self, schema: Schema) -> tuple[int, int]:
-        """Exactly ceil(log2 n) bits per edge, whole bytes per layer."""
-        needed = sum(packed_bytes(layer.edges) for layer in layers(schema))
+        """The bytes that the plan's forms take, no less and no more."""
+        edges = [layer.edges for layer in layers(schema)]
+        forms = forms_of(entropy_coded(self._settings, edges), self._settings.share)
+        needed = sum(form.size(count) for form, count in zip(forms, edges, strict=True))
         return needed, needed
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
@@ -56,23 +70,30 @@ class FrlCodec:
         header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
         if header.WhichOneof("method") != "frl":
             raise WrongShape(f"update header for {header.WhichOneof('method')}; expected frl")
-        return Update(_rankings(payload, schema))
+        said = tuple(header.frl.entropy), header.frl.top
+        asked = entropy_coded(self._settings, [layer.edges for layer in layers(schema)]), self._settings.share
+        if said != asked:
+            raise OutsideLaw(
+                f"ranks with entropy-coded layers {_places(said[0])} and a share of {said[1]:g} of the edges; this run takes "
+                f"{_places(asked[0])} and {asked[1]:g}"
+            )
+        return Update(_ranks(payload, schema, *asked), *asked)
 
 
-def _rankings(payload: Payload, schema: Schema) -> PackedRankings:
-    """Checked here, unpacked again when used: packed rankings may lie in a file, unpacked ones fill the memory."""
+def _ranks(payload: Payload, schema: Schema, entropy: Sequence[bool], top: float) -> EncodedRanks:
+    """Checked here, decoded again when used: encoded ranks may lie in a file, decoded ones fill the memory."""
     found = layers(schema)
-    rankings = PackedRankings(payload.body, tuple(layer.edges for layer in found))
-    for number, layer in enumerate(found):
-        try:
-            rankings[number]
-        except NotPermutation as error:
-            raise NotPermutation(f"{layer.name}: {error.message}") from None
-        except WrongShape as error:
-            raise WrongShape(f"{layer.name}: {error.message}") from None
-    return rankings
+    if len(entropy) != len(found):
+        raise WrongShape(f"forms of {len(entropy)} layers; the model has {len(found)}")
+    ranks = EncodedRanks(payload.body, tuple(layer.edges for layer in found), forms_of(entropy, top))
+    ranks.check([layer.name for layer in found])
+    return ranks
+
+
+def _places(coded: Sequence[bool]) -> list[int]:
+    return [number for number, one in enumerate(coded) if one]
 
 
 def codec(settings: Settings | None = None) -> FrlCodec:
-    """The codec."""
-    return FrlCodec()
+    """The codec. settings: None on a device."""
+    return FrlCodec(settings)

@@ -1,97 +1,118 @@
-"""Rankings as bits: ceil(log2 n) per edge, little-endian, each layer filled up with zero bits to a whole byte."""
+"""Numbers of a few bits as bytes, exactly ceil(count * bits / 8) of them, at the speed of memory.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+Numbers lie in blocks of `STEP`, the last one shorter but a multiple of eight; a block is one plane after the other. The plane
+of 16 bits holds the lowest 16 of each number as little-endian uint16, that of 8 bits the next eight, and those of 4, 2 and 1
+bits what is left, as far as the bits of `bits` say (21 = 16 + 4 + 1). A byte of a plane of b < 8 bits holds the numbers j,
+j + L, j + 2 L .. of the block, the first one lowest, L being the bytes of the plane: so every step is one over neighbours. The
+up to seven numbers after the last multiple of eight follow as one little-endian integer, the first one lowest.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgehold.core.errors import NotPermutation, WrongShape
-from edgehold.core.vectors import Array, Blob, Bytes
-from edgehold.defenses.frl.state import Ranking
+from edgehold.core.errors import WrongShape
+from edgehold.core.vectors import Array, Blob, blocks
 
-_STEP = 1 << 16
-"""Edges packed at once; a multiple of eight, so that steps end on whole bytes."""
-
-
-def width(edges: int) -> int:
-    """Bits of an edge id: ceil(log2 n); none for a single edge."""
-    return (edges - 1).bit_length()
+STEP = 1 << 17
+"""Numbers packed at once."""
+_SMALL = (4, 2, 1)
 
 
-def packed_bytes(edges: int) -> int:
-    """Bytes of a ranking of so many edges."""
-    return -(-edges * width(edges) // 8)
+def width(values: int) -> int:
+    """Bits that tell 0..values-1 apart: ceil(log2 values); none for a single one."""
+    return (values - 1).bit_length()
 
 
-def pack(ranking: Ranking) -> Iterator[Array]:
-    """The bytes of a ranking, step by step, uint8."""
-    bits = width(len(ranking))
-    for start in range(0, len(ranking) if bits else 0, _STEP):
-        values = np.ascontiguousarray(ranking[start : start + _STEP], dtype="<u4")
-        each = np.unpackbits(values.view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")[:, :bits]
-        yield np.packbits(each.reshape(-1), bitorder="little")
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes of `count` numbers of so many bits."""
+    return -(-count * bits // 8)
 
 
-def unpack(blob: Blob, at: int, edges: int) -> Ranking:
-    """The ranking that lies at byte `at`; `NotPermutation` or `WrongShape` when there is none."""
-    bits, end = width(edges), at + packed_bytes(edges)
-    values = np.zeros(edges, dtype="<u4")
-    for start in range(0, edges if bits else 0, _STEP):
-        count = min(_STEP, edges - start)
-        first = at + start * bits // 8
-        data = np.frombuffer(blob.read(first, min(first + _STEP * bits // 8, end)), dtype=np.uint8)
-        each = np.unpackbits(data, bitorder="little")
-        if each[count * bits :].any():
-            raise WrongShape("bits that fill up the last byte of a ranking are not zero")
-        wide = np.zeros((count, 32), dtype=np.uint8)
-        wide[:, :bits] = each[: count * bits].reshape(count, bits)
-        values[start : start + count] = np.packbits(wide, axis=1, bitorder="little").view("<u4").reshape(-1)
-    _permutation(values)
-    return values.astype(np.int32)
+def pack(values: Array, bits: int) -> Iterator[Array]:
+    """The bytes of (count,) integers below 2^bits, uint8, block by block. bits: 0 to 31."""
+    if not bits:
+        return
+    whole = len(values) & ~7
+    for start, stop in blocks(whole, STEP):
+        yield _pack_block(values[start:stop], bits)
+    if whole < len(values):
+        rest = sum(int(value) << (bits * place) for place, value in enumerate(values[whole:]))
+        yield np.frombuffer(rest.to_bytes(packed_bytes(len(values) - whole, bits), "little"), dtype=np.uint8)
 
 
-def _permutation(values: Array) -> None:
-    beyond = np.flatnonzero(values >= len(values))
-    if len(beyond):
-        raise NotPermutation(f"place {beyond[0]} holds edge {values[beyond[0]]}; the layer has edges 0 to {len(values) - 1}")
-    seen = np.zeros(len(values), dtype=bool)
-    seen[values] = True
-    if not seen.all():
-        raise NotPermutation(f"edge {int(np.argmin(seen))} is missing, so another one is there twice; each must be there once")
+def unpack(blob: Blob, at: int, count: int, bits: int) -> Iterator[tuple[int, Array]]:
+    """(start, numbers from there on) of what `pack` wrote at byte `at`, int32, block by block.
 
-
-@dataclass(frozen=True, slots=True)
-class PackedRankings(Sequence[Ranking]):
-    """Rankings that stay packed until one is asked for. edges: of every layer.
-
-    blob: exactly `size` bytes, else `WrongShape`.
+    A block is overwritten by the next one. `WrongShape` when the bits that fill up the last byte are not zero.
     """
-
-    blob: Blob
-    edges: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        needed = sum(map(packed_bytes, self.edges))
-        if self.blob.size != needed:
-            raise WrongShape(f"rankings of {self.blob.size} bytes; layers of {list(self.edges)} edges need {needed}")
-
-    def __len__(self) -> int:
-        return len(self.edges)
-
-    @overload
-    def __getitem__(self, layer: int) -> Ranking: ...
-    @overload
-    def __getitem__(self, layer: slice) -> Sequence[Ranking]: ...
-    def __getitem__(self, layer: int | slice) -> Ranking | Sequence[Ranking]:
-        if isinstance(layer, slice):
-            return [self[one] for one in range(*layer.indices(len(self)))]
-        number = range(len(self))[layer]
-        return unpack(self.blob, sum(map(packed_bytes, self.edges[:number])), self.edges[number])
+    buffer = np.zeros(min(count, STEP), dtype="<i4")
+    if not bits:
+        for start, stop in blocks(count, STEP):
+            yield start, buffer[: stop - start]
+        return
+    whole = count & ~7
+    for start, stop in blocks(whole, STEP):
+        block = buffer[: stop - start]
+        _unpack_block(np.frombuffer(blob.read(at + start * bits // 8, at + stop * bits // 8), dtype=np.uint8), bits, block)
+        yield start, block
+    if whole < count:
+        rest = int.from_bytes(blob.read(at + whole * bits // 8, at + packed_bytes(count, bits)), "little")
+        if rest >> (bits * (count - whole)):
+            raise WrongShape("bits that fill up the last byte are not zero")
+        each = [rest >> (bits * place) & ((1 << bits) - 1) for place in range(count - whole)]
+        yield whole, np.array(each, dtype=np.int32)
 
 
-def packed(rankings: Sequence[Ranking]) -> Blob:
-    """All rankings one after the other."""
-    if isinstance(rankings, PackedRankings):
-        return rankings.blob
-    return Bytes(b"".join(part.tobytes() for ranking in rankings for part in pack(ranking)))
+def _pack_block(values: Array, bits: int) -> Array:
+    size, at = len(values), 0
+    out = np.empty(size * bits // 8, dtype=np.uint8)
+    if bits & 16:
+        out[: 2 * size] = values.astype("<u2").view(np.uint8)
+        at = 2 * size
+    if bits & 8:
+        np.copyto(out[at : at + size], values >> (bits & 16), casting="unsafe")
+        at += size
+    if bits & 7:
+        left = (values >> (bits & 24)).astype(np.uint8)
+        for plane in _SMALL:
+            if bits & plane:
+                length = size * plane // 8
+                stripes = (left & np.uint8((1 << plane) - 1)).reshape(-1, length)
+                into = out[at : at + length]
+                into[:] = stripes[0]
+                for number in range(1, len(stripes)):
+                    into |= stripes[number] << np.uint8(number * plane)
+                left >>= np.uint8(plane)
+                at += length
+    return out
+
+
+def _unpack_block(data: Array, bits: int, out: Array) -> None:
+    size = len(out)
+    at = 2 * size if bits & 16 else 0
+    high: Array = np.zeros(
+        size, dtype=np.uint8
+    )  # what stands above the plane of 16 bits; at first the small planes: 4 + 2 + 1 bits
+    start = at + size if bits & 8 else at
+    shift = 0
+    for plane in _SMALL:
+        if bits & plane:
+            length = size * plane // 8
+            source, stripes = data[start : start + length], high.reshape(-1, length)
+            for number in range(len(stripes)):
+                by = number * plane - shift
+                part = source >> np.uint8(by) if by >= 0 else source << np.uint8(-by)
+                part &= np.uint8(((1 << plane) - 1) << shift)
+                stripes[number] |= part
+            shift += plane
+            start += length
+    if bits & 8:
+        high = high.astype(np.uint16) << np.uint16(8) | data[at : at + size]
+    if bits & 16:
+        # Both halves of each number straight to their places: no shift, and nothing wide in between.
+        halves = out.view("<u2").reshape(-1, 2)
+        halves[:, 0] = data[: 2 * size].view("<u2")
+        halves[:, 1] = high
+    else:
+        out[:] = high

@@ -1,6 +1,6 @@
-"""FRL on the server: add up ranks, sort. One int64 per edge of one layer at a time, however many devices vote."""
+"""FRL on the server: add up ranks, sort. One integer per edge of one layer at a time, however many devices vote."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,22 +8,25 @@ from numpy.typing import NDArray
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import WrongShape
 from edgehold.core.vectors import Array, Schema, Space, Vector
-from edgehold.defenses.frl.packing import PackedRankings, pack, packed, packed_bytes
+from edgehold.defenses.frl.coding import entropy_coded
+from edgehold.defenses.frl.forms import PACKED, EncodedRanks, encoded, pieces_of
+from edgehold.defenses.frl.sorting import inverse, sorted_places
 from edgehold.defenses.frl.state import (
+    Layer,
     Order,
     Ranking,
+    Ranks,
     Settings,
     State,
     Training,
     Update,
+    cut_ranks,
     layers,
-    ranking_of,
-    ranks_of,
     scores_of,
     weights_of,
 )
 
-Votes = NDArray[np.int64]
+Votes = NDArray[np.int32] | NDArray[np.int64]
 """(n,) sum of the ranks that each edge got."""
 
 
@@ -36,18 +39,20 @@ class FrlServer:
         self._settings, self._schema, self._seed = settings, schema, seed
         self._layers = layers(schema)
         self._edges = tuple(layer.edges for layer in self._layers)
+        self._forms = (PACKED,) * len(self._layers)
         self._training = Training(**{name: getattr(settings, name) for name in Training.__struct_fields__})
 
     def start(self, model: Vector) -> State:
         """State before the first round. The values of `model` are not used: weights and scores come from the seed."""
         if model.size != self._schema.size:
             raise WrongShape(f"initial model of {model.size} values; the schema has {self._schema.size}")
-        rankings = [scores_of(self._seed, number, layer.edges, layer.fan_in)[1] for number, layer in enumerate(self._layers)]
-        return State(Vector(packed(rankings), "u1"))
+        ranks = [self._scores(number, layer)[1] for number, layer in enumerate(self._layers)]
+        return State(Vector(encoded(ranks, self._forms), "u1"))
 
     def open(self, state: State, cohort: Cohort) -> Order:
         """The same order for everyone."""
-        return Order(self._seed, cohort.round, self._rankings(state), self._training)
+        coded = entropy_coded(self._settings, self._edges)
+        return Order(self._seed, cohort.round, self._ranks(state), self._training, coded, self._settings.share)
 
     def claim(self, update: Update) -> float:
         """Every vote counts the same."""
@@ -58,63 +63,88 @@ class FrlServer:
 
         Integer sums: bit-identical wherever and in whatever order they are made.
         """
-        before = self._rankings(state)
-        sink = space.sink(sum(map(packed_bytes, self._edges)), "u1")
-        moved = contested = 0
+        before = self._ranks(state)
+        sink = space.sink(before.blob.size, "u1")
+        swapped = contested = 0
         for number, layer in enumerate(self._layers):
-            votes = count((one.update.rankings[number] for one in updates), layer.edges)
-            ranking, dropped = ranking_of(votes), layer.dropped(self._settings.keep)
-            for part in pack(ranking):
+            votes = count([one.update.ranks for one in updates], number, layer.edges)
+            ranking = sorted_places(votes)
+            ranks, cut = inverse(ranking), self._cut(number, layer)
+            for part in PACKED.write(ranks):
                 sink.write(part)
-            moved += int(np.setdiff1d(ranking[dropped:], before[number][dropped:], assume_unique=True).size)
-            contested += int(in_reach(votes, ranking, dropped, self._settings.liars).sum())
-        facts = {"edges_swapped": moved / self._schema.size}
+            swapped += int(np.count_nonzero(_used(ranks, cut) & ~_used(before[number], cut)))
+            if self._settings.liars:
+                contested += int(np.count_nonzero(in_reach(votes, ranking, cut, self._settings.liars)))
+        facts = {"edges_swapped": swapped / self._schema.size}
         if self._settings.liars:
             facts["edges_contested"] = contested / self._schema.size
         return State(sink.finish()), facts
 
     def weights(self, state: State, space: Space) -> Vector:
-        """The fixed weights where an edge is kept, 0 elsewhere."""
+        """The fixed weights where an edge is used, 0 elsewhere."""
         sink = space.sink(self._schema.size)
-        for number, (layer, ranking) in enumerate(zip(self._layers, self._rankings(state), strict=True)):
-            dense = weights_of(self._seed, number, layer.edges, layer.fan_in).copy()
-            dense[ranking[: layer.dropped(self._settings.keep)]] = 0.0
-            sink.write(dense)
+        for number, (layer, ranks) in enumerate(zip(self._layers, self._ranks(state), strict=True)):
+            full = weights_of(self._seed, number, layer.edges, layer.fan_in)
+            sink.write(np.where(_used(ranks, self._cut(number, layer)), full, np.float32(0)))
         return sink.finish()
 
     def pack(self, state: State) -> Packed:
-        """The packed order alone."""
-        return Packed({"model": state.rankings.blob})
+        """The packed ranks alone."""
+        return Packed({"model": state.ranks.blob})
 
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
         return State(Vector(packed.blobs["model"], "u1"))
 
-    def _rankings(self, state: State) -> PackedRankings:
-        return PackedRankings(state.rankings.blob, self._edges)
+    def _ranks(self, state: State) -> EncodedRanks:
+        return EncodedRanks(state.ranks.blob, self._edges, self._forms)
+
+    def _scores(self, number: int, layer: Layer) -> tuple[Array, Ranks]:
+        return scores_of(self._seed, number, layer.edges, layer.fan_in, self._settings.signed)
+
+    def _cut(self, number: int, layer: Layer) -> tuple[int, int]:
+        """Ranks that the network does not use: from the first up to the second."""
+        dropped = layer.dropped(self._settings.keep)
+        return cut_ranks(self._scores(number, layer)[0], dropped) if self._settings.signed else (0, dropped)
 
 
-def count(rankings: Iterable[Ranking], edges: int) -> Votes:
-    """V[edge]: sum of its ranks over all rankings. Exact: int64 holds 2^32 votes on the largest layer."""
-    votes = np.zeros(edges, dtype=np.int64)
-    for ranking in rankings:
-        votes += ranks_of(ranking)
-    return votes
+def count(votes: Sequence[Sequence[Ranks]], layer: int, edges: int) -> Votes:
+    """V[edge]: sum of its ranks over all votes. votes: everybody's ranks of every layer; layer: the one that is counted.
+
+    Exact: int32 where M (n - 1) fits, which is faster, else int64, which holds 2^32 votes on the largest layer. Ranks lie
+    in the order of the edges, so that this is a plain sum; nothing is looked up by a number that came from outside.
+    """
+    found: Array = np.zeros(edges, dtype=np.int32 if len(votes) * (edges - 1) < 1 << 31 else np.int64)
+    for vote in votes:
+        for start, ranks in pieces_of(vote, layer):
+            found[start : start + len(ranks)] += ranks
+    return found
 
 
-def in_reach(votes: Votes, ranking: Ranking, dropped: int, liars: int) -> Array:
-    """Which edges that many liars could take across the cut if `votes` were the honest ones, (n,) bool.
+def in_reach(votes: Votes, ranking: Ranking, cut: tuple[int, int], liars: int) -> Array:
+    """Which edges that many liars could take into the network or out of it if `votes` were the honest ones, (n,) bool.
 
-    A liar moves the difference of two edges by at most n - 1; so kept edges are safe from the first dropped one, and the
-    other way round, where the votes differ by more than liars * (n - 1).
+    ranking: edges by rising votes; cut: ranks from the first up to the second are not used. A liar moves the difference of
+    two edges by at most n - 1; so an edge is safe from crossing one end of the cut where its votes differ from those of the
+    first edge beyond by more than liars * (n - 1).
     """
     reach = np.zeros(len(votes), dtype=bool)
-    if liars and 0 < dropped < len(votes):
-        span = liars * (len(votes) - 1)
-        kept, out = ranking[dropped:], ranking[:dropped]
-        reach[kept] = votes[kept] - votes[out[-1]] <= span
-        reach[out] = votes[kept[0]] - votes[out] <= span
+    span = liars * (len(votes) - 1)
+    for end in cut:
+        if liars and 0 < end < len(votes):
+            below, above = ranking[:end], ranking[end:]
+            reach[above] |= votes[above] - votes[below[-1]] <= span
+            reach[below] |= votes[above[0]] - votes[below] <= span
     return reach
+
+
+def _used(ranks: Ranks, cut: tuple[int, int]) -> Array:
+    """(n,) bool: which edges the network uses."""
+    low, high = cut
+    used: Array = ranks >= high
+    if low:
+        used |= ranks < low
+    return used
 
 
 def server_side(settings: Settings, schema: Schema, seed: int) -> FrlServer:

@@ -14,21 +14,26 @@ from edgehold.core.config import Config
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
 from edgehold.core.vectors import FloatArray, Schema, Vector
+from edgehold.defenses.frl.sorting import inverse, sorted_places
 
 SEED_LIMIT = 1 << 63
 ROUND_LIMIT = 1_000_000
 EDGES_LIMIT = 1 << 31
 """Edges a layer must have fewer of: edge ids are int32."""
 
+Ranks: TypeAlias = NDArray[np.int32]
+"""(n,) rank[edge], by edge id: 0 for the least important edge of a layer, n - 1 for the most important; a permutation."""
+
 Ranking: TypeAlias = NDArray[np.int32]
-"""(n,) edge ids of a layer, least important first: a permutation of 0..n-1. Not the ranks: those are its inverse."""
+"""(n,) edge ids of a layer, least important first: the inverse of the ranks. Adding up such lists means nothing."""
 
 
 class Training(Config, frozen=True, kw_only=True):
     """How each device trains its scores; the same bounds hold in a plan and in an order that reaches a device.
 
     keep: share of the edges of each layer that the network uses. The rate of round t (from 0) and local epoch e of E is
-    learning_rate * decay^t * (1 + cos(pi e / E)) / 2.
+    learning_rate * decay^t * (1 + cos(pi e / E)) / 2. signed: rank scores by value, yet use those of the largest size, as the
+    paper's code does: an edge that is ranked last is used then. False: both go by size, so that the upper ranks are used.
     """
 
     keep: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
@@ -38,17 +43,31 @@ class Training(Config, frozen=True, kw_only=True):
     decay: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.999
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1e-4
+    signed: bool = False
+
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class Settings(Training, frozen=True, kw_only=True):
     """The [method] table of an FRL plan.
 
     liars: lying devices per round that the fact `edges_contested` reckons with; changes nothing else.
-    upload: "full" rankings; nothing else in this version.
+    upload: "full" rankings, or only the ids of the "top" edges, a share `top` of each layer; all others count as rank 0 then.
+    coding: of full rankings, in both directions: "packed", "entropy" (every layer that this makes smaller), or "auto": those
+    layers for which it saves more time on a link of `link_mbit_s` than it takes to compute (`edgehold.defenses.frl.coding`).
     """
 
     liars: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
-    upload: Literal["full"] = "full"
+    upload: Literal["full", "top"] = "full"
+    top: Share = 0.5
+    coding: Literal["packed", "entropy", "auto"] = "packed"
+    link_mbit_s: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 20.0
+
+    @property
+    def share(self) -> float:
+        """Share of the edges whose ranks are uploaded."""
+        return self.top if self.upload == "top" else 1.0
 
     def check(self, updates: int) -> None:
         """`ConfigError` when half or more of that many votes would be lies: then liars alone decide."""
@@ -110,53 +129,68 @@ def weights_of(seed: int, number: int, edges: int, fan_in: int) -> FloatArray:
 
 
 @lru_cache(maxsize=32)
-def scores_of(seed: int, number: int, edges: int, fan_in: int) -> tuple[FloatArray, Ranking]:
-    """(base, order): sorted sizes of the initial scores U(-1/sqrt(fan_in), 1/sqrt(fan_in)), and the edges in that order.
+def scores_of(seed: int, number: int, edges: int, fan_in: int, signed: bool = False) -> tuple[FloatArray, Ranks]:
+    """(base, ranks): sorted initial scores U(-1/sqrt(fan_in), 1/sqrt(fan_in)) - their sizes unless `signed` - and each edge's
+    place among them.
 
-    Base stands for the scores at the start of every round, whatever the order of the edges is by then.
-    Departure from the paper's code, which sorts signed scores but keeps the largest sizes: here both go by size.
+    base[rank] stands for the score at the start of every round, whichever edge has that rank by then.
+    Departure from the paper's code, which sorts signed scores but uses the largest sizes: unless `signed`, both go by size.
     """
     bound = np.float32(1.0 / sqrt(fan_in))
     drawn = stream(seed, "frl", "score", number).random(edges, dtype=np.float32) * bound  # the size of a symmetric draw
-    order = ranking_of(drawn)
-    base: FloatArray = drawn[order]
-    base.flags.writeable = order.flags.writeable = False
-    return base, order
+    if signed:
+        drawn = np.where(stream(seed, "frl", "score sign", number).random(edges, dtype=np.float32) < 0.5, -drawn, drawn)
+    places = sorted_places(drawn)
+    base: FloatArray = drawn[places]
+    ranks = inverse(places)
+    base.flags.writeable = ranks.flags.writeable = False
+    return base, ranks
 
 
-def ranking_of(importance: NDArray[np.generic]) -> Ranking:
-    """Edges from the least to the most important; equals in the order of their ids."""
-    return np.argsort(importance, kind="stable").astype(np.int32)
+def cut_ranks(base: FloatArray, dropped: int) -> tuple[int, int]:
+    """(first, end): the network does not use edges of the ranks first..end-1, those of the `dropped` smallest |base|.
+
+    base: (n,) sorted scores. Of sizes this is (0, dropped). Of signed ones the smallest are neighbours too: those between which
+    the larger end is smallest; of equal choices the one with the lowest ranks.
+    """
+    if not dropped:
+        return 0, 0
+    ends = np.maximum(np.abs(base[: len(base) - dropped + 1]), np.abs(base[dropped - 1 :]))
+    first = int(np.argmin(ends))
+    return first, first + dropped
 
 
-def ranks_of(ranking: Ranking) -> Ranking:
-    """rank[edge]: position of the edge, 0 for the least important; the inverse permutation."""
-    ranks = np.empty_like(ranking)
-    ranks[ranking] = np.arange(len(ranking), dtype=np.int32)
-    return ranks
+def ranks_by(importance: NDArray[np.generic]) -> Ranks:
+    """Place of every edge when sorted by importance; equals in the order of their ids."""
+    return inverse(sorted_places(importance))
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a device is asked to do. seed: training seed of the run, from which weights and initial scores come; round:
-    counted from 1; rankings: the global order of every layer.
+    counted from 1; ranks: the global ones of every layer; entropy: which layers are entropy-coded, here and in the answer;
+    top: share of the edges whose ranks are wanted.
     """
 
     seed: int
     round: int
-    rankings: Sequence[Ranking]
+    ranks: Sequence[Ranks]
     training: Training
+    entropy: tuple[bool, ...]
+    top: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a device answers. rankings: its own order of every layer."""
+    """What a device answers. ranks: its own of every layer; entropy, top: as the order asked for."""
 
-    rankings: Sequence[Ranking]
+    ranks: Sequence[Ranks]
+    entropy: tuple[bool, ...]
+    top: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """rankings: the global order of every layer, packed (`edgehold.defenses.frl.packing`), uint8."""
+    """ranks: the global ones of every layer, packed (`edgehold.defenses.frl.packing`), uint8."""
 
-    rankings: Vector
+    ranks: Vector

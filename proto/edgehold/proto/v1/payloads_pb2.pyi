@@ -6,8 +6,10 @@ bulk numbers do not stand here: they follow the header as raw little-endian byte
 plan's schema, so that a payload of any size is one header plus one flat body.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -146,8 +148,9 @@ Global___FedAvgUpdate: _TypeAlias = FedAvgUpdate  # noqa: Y015
 
 @_typing.final
 class FrlTask(_message.Message):
-    """Body of task and update alike: for each layer a permutation of its edge ids, least important first, ceil(log2 n) bits per id,
-    little-endian, filled up with zero bits to whole bytes. In the task it is the global order, in the update the device's own.
+    """Body of task and update alike: for each layer the ranks of its edges by edge id, in the order of the ids, 0 for the least
+    important. Packed: ceil(log2 n) bits per rank, in planes; or entropy-coded; or only the ids of the upper edges, by rising rank,
+    ceil(log2 n) bits each. In the task these are the global ranks (never only the upper ones), in the update the device's own.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -161,6 +164,9 @@ class FrlTask(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     keep: _builtins.float
     """Share of the edges of each layer that the network uses."""
     local_epochs: _builtins.int
@@ -174,6 +180,14 @@ class FrlTask(_message.Message):
     """Training seed of the run; fixed weights and initial scores are drawn from it too."""
     round: _builtins.int
     """Counted from 1."""
+    signed: _builtins.bool
+    """Rank signed scores, use the largest sizes."""
+    top: _builtins.float
+    """Share of the edges of each layer that the update must name; 1 for all ranks."""
+    @_builtins.property
+    def entropy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """One per layer: whether it is entropy-coded, here and in the update."""
+
     def __init__(
         self,
         *,
@@ -186,10 +200,13 @@ class FrlTask(_message.Message):
         weight_decay: _builtins.float = ...,
         seed: _builtins.int = ...,
         round: _builtins.int = ...,
+        signed: _builtins.bool = ...,
+        entropy: _abc.Iterable[_builtins.bool] | None = ...,
+        top: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "decay", b"decay", "keep", b"keep", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "round", b"round", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "decay", b"decay", "entropy", b"entropy", "keep", b"keep", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "round", b"round", "seed", b"seed", "signed", b"signed", "top", b"top", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,12 +216,22 @@ Global___FrlTask: _TypeAlias = FrlTask  # noqa: Y015
 class FrlUpdate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    top: _builtins.float
+    @_builtins.property
+    def entropy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Both as in the task that is answered."""
+
     def __init__(
         self,
+        *,
+        entropy: _abc.Iterable[_builtins.bool] | None = ...,
+        top: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
