@@ -24,7 +24,8 @@ from edgehold.defenses.baselines.fedavg.state import Order as FedAvgOrder
 from edgehold.defenses.baselines.fedavg.state import Training as FedAvgTraining
 from edgehold.defenses.frl.server import count
 from edgehold.defenses.frl.sorting import inverse, sorted_places
-from edgehold.defenses.frl.state import Order, Ranking, Training, Update, layers, scores_of
+from edgehold.defenses.frl.state import Order, Ranking, Training, Update, scores_of
+from edgehold.defenses.layers import layers_of
 from edgehold.server import engine
 
 NET: dict[str, Any] = {"hidden": [9], "bias": False}
@@ -153,7 +154,7 @@ def test_the_closed_form_of_vem_is_not_the_one_that_flips_most() -> None:
 
 
 def order_of(task: Any) -> Order:
-    lists = [scores_of(1, n, layer.edges, layer.fan_in)[1] for n, layer in enumerate(layers(task.schema))]
+    lists = [scores_of(1, n, layer.edges, layer.fan_in)[1] for n, layer in enumerate(layers_of(task.schema, "FRL"))]
     return Order(1, 1, lists, Training(local_epochs=1), (False,) * len(lists))
 
 

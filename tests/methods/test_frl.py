@@ -21,7 +21,6 @@ from edgehold.core.torch_masks import ScoreTraining, bare, kept, train_scores
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Bytes, MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
-from edgehold.defenses.frl.packing import packed_bytes, width
 from edgehold.defenses.frl.server import count, in_reach
 from edgehold.defenses.frl.sorting import inverse, sorted_places
 from edgehold.defenses.frl.state import (
@@ -33,11 +32,12 @@ from edgehold.defenses.frl.state import (
     Training,
     Update,
     cut_ranks,
-    layers,
     ranks_by,
     scores_of,
     weights_of,
 )
+from edgehold.defenses.layers import layers_of
+from edgehold.defenses.packing import packed_bytes, width
 from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
 from edgehold.server import engine
 
@@ -63,7 +63,7 @@ def close(schema: Schema, votes: list[list[Ranks]], **settings: Any) -> tuple[St
 
 
 def drawn(rng: np.random.Generator, schema: Schema) -> list[Ranks]:
-    return [rng.permutation(layer.edges).astype(np.int32) for layer in layers(schema)]
+    return [rng.permutation(layer.edges).astype(np.int32) for layer in layers_of(schema, "FRL")]
 
 
 def votes_for(ranks: list[Ranks]) -> Any:
@@ -197,7 +197,7 @@ def test_weights_stay_what_the_seed_drew_and_keep_exactly_the_upper_part() -> No
     state = server.start(Vector.of(np.zeros(TWO.size, np.float32)))
     for _ in range(3):
         dense = server.weights(state, MemorySpace()).whole()
-        for number, (layer, one) in enumerate(zip(layers(TWO), server.open(state, Cohort(1, ())).ranks, strict=True)):
+        for number, (layer, one) in enumerate(zip(layers_of(TWO, "FRL"), server.open(state, Cohort(1, ())).ranks, strict=True)):
             here = dense[layer.place]
             full = weights_of(3, number, layer.edges, layer.fan_in)
             used = here != 0
@@ -208,7 +208,7 @@ def test_weights_stay_what_the_seed_drew_and_keep_exactly_the_upper_part() -> No
 
 
 def test_layers_and_their_fan_in() -> None:
-    assert [(one.edges, one.fan_in, one.start) for one in layers(TWO)] == [(15, 5, 0), (12, 6, 15)]
+    assert [(one.edges, one.fan_in, one.start) for one in layers_of(TWO, "FRL")] == [(15, 5, 0), (12, 6, 15)]
     bias = Schema((Tensor("lin.weight", (2, 2)), Tensor("lin.bias", (2,))))
     with pytest.raises(ConfigError, match=r"lin\.bias of shape \[2\]"):
         registry.server_side("frl", Settings(), bias, 0)
@@ -222,7 +222,7 @@ def device(index: int = 0, hidden: tuple[int, ...] = (9,)) -> TorchTask:
 
 
 def order_for(task: TorchTask, round: int = 1, **how: Any) -> Order:
-    training, found = Training(**how), layers(task.schema)
+    training, found = Training(**how), layers_of(task.schema, "FRL")
     ranks = [scores_of(1, n, layer.edges, layer.fan_in, training.signed)[1] for n, layer in enumerate(found)]
     return Order(1, round, ranks, training, (False,) * len(found))
 
@@ -233,7 +233,7 @@ def test_a_device_sends_permutations_and_learns() -> None:
     order = order_for(task, local_epochs=3)
     _, update, facts = client.work(order, client.begin(order, task, stream(0)), task, stream(0))
     assert facts == {}
-    for layer, one, before in zip(layers(task.schema), update.ranks, order.ranks, strict=True):
+    for layer, one, before in zip(layers_of(task.schema, "FRL"), update.ranks, order.ranks, strict=True):
         assert sorted(one.tolist()) == list(range(layer.edges))
         assert one.tolist() != before.tolist()
     slow = order_for(task, local_epochs=3, learning_rate=1e-9, weight_decay=0.0)
@@ -304,7 +304,7 @@ def test_convolutions_are_ranked_too() -> None:
 
     data = (stream(0).random((24, 64), dtype=np.float32), np.arange(24) % 10)
     task = TorchTask(model, data, None, nn.functional.cross_entropy)
-    found = layers(task.schema)
+    found = layers_of(task.schema, "FRL")
     assert [(one.edges, one.fan_in) for one in found] == [(36, 9), (1440, 144)]
     order = order_for(task)
     update = registry.client_side("frl").work(order, None, task, stream(0))[1]
@@ -433,7 +433,7 @@ def test_mutated_bytes_are_refused_or_still_a_permutation() -> None:
         with pytest.raises((NotPermutation, WrongShape)):  # one flipped bit names another rank, or fills a zero
             codec.decode_update(Payload(sound.header, Bytes(bytes(flipped))), TWO)
         refused += 1
-    assert refused == 8 * sum(packed_bytes(layer.edges, width(layer.edges)) for layer in layers(TWO))
+    assert refused == 8 * sum(packed_bytes(layer.edges, width(layer.edges)) for layer in layers_of(TWO, "FRL"))
 
 
 GOOD: dict[str, Any] = {

@@ -16,9 +16,9 @@ from edgehold.defenses import registry
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.frl.entropy import ENTROPY, plan_of
 from edgehold.defenses.frl.forms import PACKED, EncodedRanks, Form, Top, encoded, forms_of
-from edgehold.defenses.frl.packing import STEP, pack, packed_bytes, unpack, width
 from edgehold.defenses.frl.sorting import inverse, sorted_places
 from edgehold.defenses.frl.state import Ranks, Settings, Update
+from edgehold.defenses.packing import STEP, pack, packed_bytes, unpack, width
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 255, 256, 257, 4097, 65_535, 65_536, 65_537, 600_003]
 LENET = [288, 18_432, 1_605_632, 1_280]

@@ -21,7 +21,7 @@ from edgehold.core.torch_synflow import Network, prune, upper
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array, Bytes, MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
-from edgehold.defenses.hidenseek.packing import mask_and_counts_bytes, pack_bits, packed_bytes, read, unpack_bits, write
+from edgehold.defenses.hidenseek.packing import mask_and_counts_bytes, pack_bits, read, unpack_bits, write
 from edgehold.defenses.hidenseek.server import in_reach, voted
 from edgehold.defenses.hidenseek.state import (
     Order,
@@ -35,6 +35,7 @@ from edgehold.defenses.hidenseek.state import (
     weights_of,
 )
 from edgehold.defenses.layers import layers_of
+from edgehold.defenses.packing import packed_bytes
 from edgehold.proto.v1.payloads_pb2 import HideNseekTask, HideNseekUpdate, TaskHeader, UpdateHeader
 from edgehold.server import engine
 
@@ -378,7 +379,7 @@ def test_sizes_on_the_wire() -> None:
     assert codec.body_bytes(schema) == (1616, 1616)
     assert mask_and_counts_bytes(25_856, 12_928, 10) == 25_856 // 8 + 6464
     assert mask_and_counts_bytes(25_856, 12_928, 0) == 25_856 // 8
-    assert [packed_bytes(10, (voters).bit_length()) for voters in (1, 2, 3, 4, 7, 8)] == [2, 3, 3, 4, 4, 5]
+    assert [packed_bytes(10, voters.bit_length()) for voters in (1, 2, 3, 4, 7, 8)] == [2, 3, 3, 4, 4, 5]
 
 
 @pytest.mark.parametrize("kept", [1, 7, 8, 9, 1000, 300_001])
@@ -447,7 +448,7 @@ def test_bodies_of_orders_are_exact() -> None:
         (body[:-1], "5 bytes; 17 weights, 10 of them left, and 3 voters need 6"),
         (body + b"\0", "7 bytes"),
         (body[:2] + bytes([body[2] | 0x80]) + body[3:], "fill up the last byte of the mask"),
-        (body[:-1] + bytes([body[-1] | 0x80]), "fill up the last byte of the counts"),
+        (body[:-1] + bytes([body[-1] | 0x80]), "fill up the last byte are not zero"),
     ):
         with pytest.raises(WrongShape, match=says):
             codec.decode_order(Payload(payload.header, Bytes(wrong)), SEVENTEEN)

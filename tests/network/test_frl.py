@@ -50,7 +50,7 @@ def test_the_network_gives_the_model_of_one_process(tmp_path: Path) -> None:
             bed.add_client(f"dev-{index}", {"digits": (ENTRY, options(index))})
             bed.start_client(f"dev-{index}")
         bed.wait_connected(DEVICES)
-        with pytest.raises(ConfigError, match=r"tensor \S*bias of shape \[24\] cannot be ranked"):
+        with pytest.raises(ConfigError, match=r"tensor \S*bias of shape \[24\] cannot be used"):
             bed.submit(PLAN.replace('task = "digits"', 'task = "biased"'))
         info = bed.run(PLAN)
         assert info.state == "finished", info

@@ -1,7 +1,7 @@
 """The layers of a model whose weights are ranked, signed or masked: one per tensor, and no tensor of one dimension."""
 
 from dataclasses import dataclass
-from math import prod
+from math import floor, prod
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Schema
@@ -23,6 +23,15 @@ class Layer:
     def place(self) -> slice:
         """Where it lies in the flat model."""
         return slice(self.start, self.start + self.edges)
+
+    def dropped(self, keep: float) -> int:
+        """Edges that a network with this share of its edges does not use: floor((1 - keep) n)."""
+        return dropped_edges(self.edges, keep)
+
+
+def dropped_edges(edges: int, keep: float) -> int:
+    """floor((1 - keep) n) of n edges; at least one is kept."""
+    return floor((1.0 - keep) * edges)
 
 
 def layers_of(schema: Schema, method: str) -> tuple[Layer, ...]:

@@ -22,7 +22,8 @@ from edgehold.core.task import Task
 from edgehold.core.vectors import Array
 from edgehold.defenses.frl.forms import PACKED, encoded
 from edgehold.defenses.frl.sorting import inverse, sorted_places
-from edgehold.defenses.frl.state import Order, Ranking, Ranks, Update, dropped_edges
+from edgehold.defenses.frl.state import Order, Ranking, Ranks, Update
+from edgehold.defenses.layers import dropped_edges
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import numpy as np
 from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.task import Task
-from edgehold.defenses.frl.state import Order, Update, layers, ranks_by, scores_of, weights_of
+from edgehold.defenses.frl.state import Order, Update, ranks_by, scores_of, weights_of
+from edgehold.defenses.layers import layers_of
 
 
 class FrlClient:
@@ -27,7 +28,7 @@ class FrlClient:
             raise ConfigError("this device has no training records; give its task some or take it off the run")
         from edgehold.core import torch_masks  # loads torch, as the task has done already
 
-        found = layers(task.schema)
+        found = layers_of(task.schema, "FRL")
         how = order.training
         ranks = list(order.ranks)
         if [len(one) for one in ranks] != [layer.edges for layer in found]:

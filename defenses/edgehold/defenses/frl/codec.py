@@ -13,7 +13,8 @@ from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
 from edgehold.core.vectors import Schema
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.frl.forms import EncodedRanks, encoded, forms_of
-from edgehold.defenses.frl.state import ROUND_LIMIT, SEED_LIMIT, Order, Settings, Training, Update, layers
+from edgehold.defenses.frl.state import ROUND_LIMIT, SEED_LIMIT, Order, Settings, Training, Update
+from edgehold.defenses.layers import layers_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
 
@@ -60,7 +61,7 @@ class FrlCodec:
 
     def body_bytes(self, schema: Schema) -> tuple[int, int]:
         """The bytes that the plan's forms take, no less and no more."""
-        edges = [layer.edges for layer in layers(schema)]
+        edges = [layer.edges for layer in layers_of(schema, "FRL")]
         forms = forms_of(entropy_coded(self._settings, edges), self._settings.share)
         needed = sum(form.size(count) for form, count in zip(forms, edges, strict=True))
         return needed, needed
@@ -71,7 +72,7 @@ class FrlCodec:
         if header.WhichOneof("method") != "frl":
             raise WrongShape(f"update header for {header.WhichOneof('method')}; expected frl")
         said = tuple(header.frl.entropy), header.frl.top
-        asked = entropy_coded(self._settings, [layer.edges for layer in layers(schema)]), self._settings.share
+        asked = entropy_coded(self._settings, [layer.edges for layer in layers_of(schema, "FRL")]), self._settings.share
         if said != asked:
             raise OutsideLaw(
                 f"ranks with entropy-coded layers {_places(said[0])} and a share of {said[1]:g} of the edges; this run takes "
@@ -82,7 +83,7 @@ class FrlCodec:
 
 def _ranks(payload: Payload, schema: Schema, entropy: Sequence[bool], top: float) -> EncodedRanks:
     """Checked here, decoded again when used: encoded ranks may lie in a file, decoded ones fill the memory."""
-    found = layers(schema)
+    found = layers_of(schema, "FRL")
     if len(entropy) != len(found):
         raise WrongShape(f"forms of {len(entropy)} layers; the model has {len(found)}")
     ranks = EncodedRanks(payload.body, tuple(layer.edges for layer in found), forms_of(entropy, top))

@@ -23,8 +23,8 @@ import numpy as np
 
 from edgehold.core.errors import NotPermutation, WrongShape
 from edgehold.core.vectors import Array, Blob
-from edgehold.defenses.frl.packing import pack, packed_bytes, unpack, width
 from edgehold.defenses.frl.sorting import inverse, sorted_places
+from edgehold.defenses.packing import pack, packed_bytes, unpack, width
 
 EIGHT = 8
 _ORDERS = factorial(EIGHT)

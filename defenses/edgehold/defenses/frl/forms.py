@@ -13,8 +13,9 @@ import numpy as np
 from edgehold.core.errors import NotPermutation, RejectedUpdate, WrongShape
 from edgehold.core.vectors import Array, Blob, Bytes
 from edgehold.defenses.frl.entropy import ENTROPY
-from edgehold.defenses.frl.packing import STEP, pack, packed_bytes, unpack, width
-from edgehold.defenses.frl.state import Ranks, dropped_edges
+from edgehold.defenses.frl.state import Ranks
+from edgehold.defenses.layers import dropped_edges
+from edgehold.defenses.packing import STEP, pack, packed_bytes, unpack, width
 
 
 class Form(Protocol):

@@ -12,7 +12,6 @@ from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.frl.forms import PACKED, EncodedRanks, encoded, pieces_of
 from edgehold.defenses.frl.sorting import inverse, sorted_places
 from edgehold.defenses.frl.state import (
-    Layer,
     Order,
     Ranking,
     Ranks,
@@ -21,10 +20,10 @@ from edgehold.defenses.frl.state import (
     Training,
     Update,
     cut_ranks,
-    layers,
     scores_of,
     weights_of,
 )
+from edgehold.defenses.layers import Layer, layers_of
 
 Votes = NDArray[np.int32] | NDArray[np.int64]
 """(n,) sum of the ranks that each edge got."""
@@ -37,7 +36,7 @@ class FrlServer:
 
     def __init__(self, settings: Settings, schema: Schema, seed: int) -> None:
         self._settings, self._schema, self._seed = settings, schema, seed
-        self._layers = layers(schema)
+        self._layers = layers_of(schema, "FRL")
         self._edges = tuple(layer.edges for layer in self._layers)
         self._forms = (PACKED,) * len(self._layers)
         self._training = Training(**{name: getattr(settings, name) for name in Training.__struct_fields__})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import floor, prod, sqrt
+from math import sqrt
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from edgehold.core.config import Config
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
-from edgehold.core.vectors import FloatArray, Schema, Vector
+from edgehold.core.vectors import FloatArray, Vector
 from edgehold.defenses.frl.sorting import inverse, sorted_places
 
 SEED_LIMIT = 1 << 63
 ROUND_LIMIT = 1_000_000
-EDGES_LIMIT = 1 << 31
-"""Edges a layer must have fewer of: edge ids are int32."""
 
 Ranks: TypeAlias = NDArray[np.int32]
 """(n,) rank[edge], by edge id: 0 for the least important edge of a layer, n - 1 for the most important; a permutation."""
@@ -77,46 +75,6 @@ class Settings(Training, frozen=True, kw_only=True):
                 f"to at least {2 * self.liars + 1} or lower liars",
                 field="method.liars",
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One ranked tensor. edges: its values; fan_in: inputs of one output; start: where it lies in the flat model."""
-
-    name: str
-    edges: int
-    fan_in: int
-    start: int
-
-    @property
-    def place(self) -> slice:
-        """Where it lies in the flat model."""
-        return slice(self.start, self.start + self.edges)
-
-    def dropped(self, keep: float) -> int:
-        """Edges that the network does not use: floor((1 - keep) n)."""
-        return dropped_edges(self.edges, keep)
-
-
-def dropped_edges(edges: int, keep: float) -> int:
-    """Edges of a layer that the network does not use: floor((1 - keep) n); at least one is kept."""
-    return floor((1.0 - keep) * edges)
-
-
-def layers(schema: Schema) -> tuple[Layer, ...]:
-    """The layers of a model, one per tensor; `ConfigError` names a tensor that cannot be ranked."""
-    found, start = [], 0
-    for tensor in schema.tensors:
-        if len(tensor.shape) < 2:
-            raise ConfigError(
-                f"tensor {tensor.name} of shape {list(tensor.shape)} cannot be ranked: FRL takes weights of linear and "
-                "convolution layers only; leave out biases and affine normalisation (reference models: net = {bias = false})"
-            )
-        if not 0 < tensor.size < EDGES_LIMIT:
-            raise ConfigError(f"tensor {tensor.name} has {tensor.size} values; allowed: 1 to {EDGES_LIMIT - 1}")
-        found.append(Layer(tensor.name, tensor.size, prod(tensor.shape[1:]), start))
-        start += tensor.size
-    return tuple(found)
 
 
 @lru_cache(maxsize=32)
@@ -191,6 +149,6 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """ranks: the global ones of every layer, packed (`edgehold.defenses.frl.packing`), uint8."""
+    """ranks: the global ones of every layer, packed (`edgehold.defenses.packing`), uint8."""
 
     ranks: Vector

@@ -8,7 +8,7 @@ from edgehold.core.config import convert
 from edgehold.core.contract import HEADER_LIMIT, Payload
 from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
 from edgehold.core.vectors import Bytes, Schema, Vector
-from edgehold.defenses.hidenseek.packing import packed_bytes, read, unpack_bits, write
+from edgehold.defenses.hidenseek.packing import read, unpack_bits, write
 from edgehold.defenses.hidenseek.state import (
     ROUND_LIMIT,
     SEED_LIMIT,
@@ -19,6 +19,7 @@ from edgehold.defenses.hidenseek.state import (
     Update,
     kept_weights,
 )
+from edgehold.defenses.packing import packed_bytes
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import HideNseekTask, HideNseekUpdate, TaskHeader, UpdateHeader
 
@@ -66,7 +67,7 @@ class HideNseekCodec:
 
     def body_bytes(self, schema: Schema) -> tuple[int, int]:
         """Exactly ceil(K / 8)."""
-        needed = packed_bytes(self._kept(schema))
+        needed = packed_bytes(self._kept(schema), 1)
         return needed, needed
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
@@ -75,8 +76,8 @@ class HideNseekCodec:
         if header.WhichOneof("method") != "hidenseek":
             raise WrongShape(f"update header for {header.WhichOneof('method')}; expected hidenseek")
         kept = self._kept(schema)
-        if payload.body.size != packed_bytes(kept):
-            raise WrongShape(f"signs of {payload.body.size} bytes; {kept} weights left need {packed_bytes(kept)}")
+        if payload.body.size != packed_bytes(kept, 1):
+            raise WrongShape(f"signs of {payload.body.size} bytes; {kept} weights left need {packed_bytes(kept, 1)}")
         unpack_bits(payload.body, 0, kept, "signs")
         return Update(Vector(payload.body, "u1"))
 
