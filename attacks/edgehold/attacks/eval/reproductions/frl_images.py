@@ -90,8 +90,8 @@ class Study:
         rows = [[method, rule, attack, told(values(method, rule, attack))] for method, rule, attack in ROWS]
         title = f"{self.dataset}, {self.model}, {self.rounds} rounds of {COHORT} of {CLIENTS} clients"
         notes = [
-            f"{LIARS} of {CLIENTS} clients lie, fewer than half in a round of FRL. A client has at most {self.records} records; "
-            f"accuracy on {self.tests} test records."
+            f"{LIARS} of {CLIENTS} clients lie, fewer than half in a round of FRL.",
+            f"A client has at most {self.records} records; accuracy on {self.tests} test records.",
         ]
         if broken := sum("broken" in one.value for one in played):
             notes.append(f"{broken} run(s) ended because the attack blew up the model: they count as {CHANCE}.")
