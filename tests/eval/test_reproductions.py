@@ -75,6 +75,25 @@ def test_the_full_table_is_full_and_every_cell_determines_its_run() -> None:
     assert "/nowhere" not in str(cells)
 
 
+@pytest.mark.parametrize(("name", "dataset"), [("frl_fashion", "fashion-mnist"), ("frl_cifar10", "cifar10")])
+def test_long_studies_have_their_cells_and_can_fail(tmp_path: Path, name: str, dataset: str) -> None:
+    study = find(name)
+    with pytest.raises(ConfigError, match=f"needs {dataset}"):
+        study.cells(Options(1))
+    (tmp_path / dataset).mkdir()
+    cells = study.cells(Options(2, data=tmp_path))
+    assert len(cells) == 16
+    assert str(tmp_path) not in str(cells)
+
+    def outcome(frl: float) -> list[Played]:
+        fallen = [c["attack"] == "update x -5" and c["rule"] == "average" for c in cells]
+        held = [frl if c["attack"] == "reverse" else 0.1 if low else 0.8 for c, low in zip(cells, fallen, strict=True)]
+        return [Played(c, {"accuracy": value}, 0.0, "") for c, value in zip(cells, held, strict=True)]
+
+    assert study.judge(Options(2), outcome(0.75)).holds
+    assert [bar.holds for bar in study.judge(Options(2), outcome(0.7)).bars] == [True, False, True]
+
+
 def test_registered_reproductions_keep_the_interface() -> None:
     for name in ("fedavg", "robust_rules"):
         one = find(name)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 REPRODUCTIONS = {
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "frl": "edgehold.attacks.eval.reproductions.frl",
+    "frl_cifar10": "edgehold.attacks.eval.reproductions.frl_cifar10",
+    "frl_fashion": "edgehold.attacks.eval.reproductions.frl_fashion",
     "hidenseek": "edgehold.attacks.eval.reproductions.hidenseek",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
 }

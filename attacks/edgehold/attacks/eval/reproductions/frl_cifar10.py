@@ -1,0 +1,8 @@
+"""FRL with Conv8 on CIFAR-10: see `frl_images`. A long command: with --out it goes on where it was left."""
+
+from edgehold.attacks.eval.reproductions.frl_images import Study
+
+NAME = "frl_cifar10"
+SUMMARY = "Rank votes, Conv8 on CIFAR-10 (long): near FedAvg, held against reversed votes; needs --data"
+_STUDY = Study(NAME, "cifar10", "conv8", epochs=5, rounds=20, records=100, tests=2000)
+cells, play, judge = _STUDY.cells, _STUDY.play, _STUDY.judge

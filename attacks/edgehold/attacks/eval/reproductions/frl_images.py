@@ -1,0 +1,120 @@
+"""FRL on the paper's convolutional networks, scaled in clients, records and rounds: for long commands, never for quick ones.
+
+Source: Mozaffari et al. 2023, arXiv:2110.04350 (1,000 clients, 25 per round, 2,000 rounds, all records). Here 100 clients at
+Dirichlet 1, 25 of them per round, at most `records` records each. The average meets what ruins it, FRL reversed votes.
+`frl_fashion` and `frl_cifar10` are the two studies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
+from edgehold.attacks.eval.cells import Cell, Played
+from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
+from edgehold.attacks.eval.reproductions import Options
+from edgehold.core.errors import ConfigError, FlError
+from edgehold.core.plan import parse_plan
+from edgehold.defenses import registry
+from edgehold.server import engine
+
+CLIENTS, COHORT, LIARS, CHANCE = 100, 25, 20, 0.1
+CLEAN, BOOST, REVERSE = "none", "update x -5", "reverse"
+WITHIN, LOSS, FALLEN = 0.04, 0.08, 0.40
+ROWS = (
+    ("frl", "", CLEAN), ("frl", "", REVERSE), ("fedavg", "average", CLEAN), ("fedavg", "average", BOOST),
+    ("fedavg", "trimmed_mean", CLEAN), ("fedavg", "trimmed_mean", BOOST), ("fedavg", "multi_krum", CLEAN),
+    ("fedavg", "multi_krum", BOOST),
+)  # fmt: skip
+RATES = {"frl": 0.4, "fedavg": 0.05}
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One data set and network. epochs: local; records: of a client at most; tests: records the model is scored on."""
+
+    name: str
+    dataset: str
+    model: str
+    epochs: int
+    rounds: int
+    records: int
+    tests: int
+
+    def cells(self, options: Options) -> list[Cell]:
+        """Every row of the table for every seed. `ConfigError` without the data."""
+        if not options.has(self.dataset):
+            raise ConfigError(f"{self.name} needs {self.dataset}: set --data to a folder that has it", field="data")
+        return [
+            {"dataset": self.dataset, "method": method, "rule": rule, "attack": attack, "rounds": self.rounds,
+             "records": self.records, "learning_rate": RATES[method], "seed": seed}
+            for seed in range(options.seeds)
+            for method, rule, attack in ROWS
+        ]  # fmt: skip
+
+    def play(self, cell: Cell, data: Path | None) -> dict[str, float]:
+        """Accuracy after the last round."""
+        dealt = {
+            "dataset": self.dataset, "path": str((data or Path()) / self.dataset), "model": self.model, "net": {"bias": False},
+            "partition": "dirichlet", "alpha": 1.0, "min_records": 8, "limit": cell["records"], "test_limit": self.tests,
+            "seed": cell["seed"],
+        }  # fmt: skip
+        fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
+        members, attack = frozenset(list(fleet)[:LIARS]), cell["attack"]
+        lies = {CLEAN: None, BOOST: SignFlip(members, 5.0), REVERSE: Ranks(members, REVERSE, None, True)}
+        plan, settings = parse_plan(self._plan(cell), registry.method)
+        try:
+            result = engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=lies[attack])
+        except FlError as error:
+            if attack != BOOST or "updates admitted" not in error.message:
+                raise
+            return {"accuracy": CHANCE, "broken": 1.0}
+        last = result.rounds[-1]
+        return {"accuracy": last["accuracy"], "update_bytes": last["bytes_up"] / last["clients_admitted"]}
+
+    def judge(self, options: Options, played: Sequence[Played]) -> Report:
+        """Clean FRL against FedAvg, what reversal costs it, and that the average falls."""
+
+        def values(method: str, rule: str, attack: str) -> list[float]:
+            wanted = {"method": method, "rule": rule, "attack": attack}
+            return [one.value["accuracy"] for one in played if wanted.items() <= one.cell.items()]
+
+        clean, average, held = values("frl", "", CLEAN), values("fedavg", "average", CLEAN), values("frl", "", REVERSE)
+        gaps = [one - other for one, other in zip(average, clean, strict=True)]
+        losses = [one - other for one, other in zip(clean, held, strict=True)]
+        bars = [
+            Bar("nobody lies: fedavg minus frl", WITHIN, *mean_spread(gaps)),
+            Bar("frl: lost when 20 % vote in reverse", LOSS, *mean_spread(losses)),
+            Bar("fedavg, 20 % send -5 times theirs: accuracy", FALLEN, *mean_spread(values("fedavg", "average", BOOST))),
+        ]
+        rows = [[method, rule, attack, told(values(method, rule, attack))] for method, rule, attack in ROWS]
+        title = f"{self.dataset}, {self.model}, {self.rounds} rounds of {COHORT} of {CLIENTS} clients"
+        notes = [
+            f"{LIARS} of {CLIENTS} clients lie, fewer than half in a round of FRL.",
+            f"A client has at most {self.records} records; accuracy on {self.tests} test records.",
+        ]
+        if broken := sum("broken" in one.value for one in played):
+            notes.append(f"{broken} run(s) ended because the attack blew up the model: they count as {CHANCE}.")
+        return Report(bars, [Table(title, ("method", "rule", "attack", "accuracy"), rows)], notes)
+
+    def _plan(self, cell: Cell) -> str:
+        rule = f'rule = "{cell["rule"]}"\nliars = {0 if cell["rule"] == "average" else COHORT // 5}' if cell["rule"] else ""
+        return f"""
+[run]
+name = "{self.name}"
+rounds = {cell["rounds"]}
+task = "reproduction"
+seed = {cell["seed"]}
+[cohort]
+size = {COHORT}
+quorum = {COHORT}
+over_select = 1.0
+[evaluation]
+every = {cell["rounds"]}
+[method]
+name = "{cell["method"]}"
+local_epochs = {self.epochs}
+batch_size = 8
+learning_rate = {cell["learning_rate"]}
+{rule}
+"""
