@@ -7,8 +7,8 @@ from edgehold.defenses.frl.forms import PACKED
 from edgehold.defenses.frl.state import Settings
 
 NANOSECONDS = 150.0
-"""Per edge and update, beyond packing: one encoding on the device, two decodings on the server (the law, the vote). About twice
-what `./scripts/bench votes` measures, since devices are slower than the machine that measured."""
+"""Per edge and update, beyond packing: one encoding on the device, two decodings on the server (the law, the vote). Measured by
+`./scripts/bench votes` on a busy machine, 104 and 135 on Conv8, and rounded up."""
 
 
 def entropy_coded(settings: Settings, edges: Sequence[int]) -> tuple[bool, ...]:
