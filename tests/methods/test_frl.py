@@ -17,7 +17,7 @@ from edgehold.core.errors import ConfigError, NotPermutation, OutsideLaw, Reject
 from edgehold.core.facts import FACTS
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
-from edgehold.core.torch_masks import ScoreTraining, bare, kept, train_scores
+from edgehold.core.torch_masks import Cut, ScoreTraining, bare, train_scores
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Bytes, MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
@@ -263,10 +263,29 @@ def test_one_step_by_hand() -> None:
 
 def test_the_cut_among_equals_goes_by_edge_id() -> None:
     sizes = torch.tensor([3.0, 1.0, 1.0, 1.0, 0.0])
-    assert kept(sizes, 2).tolist() == [True, False, True, True, False]
-    assert kept(sizes, 0).all()
-    assert kept(torch.zeros(3), 1).tolist() == [False, True, True]
+    assert Cut(2).kept(sizes).tolist() == [True, False, True, True, False]
+    assert Cut(0).kept(sizes).all()
+    assert Cut(1).kept(torch.zeros(3)).tolist() == [False, True, True]
     assert sorted_places(sizes.numpy()).tolist() == [4, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("steps", [0, 3, 1000])  # a continuum, many equals, hardly any
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999, 1.0])
+def test_the_cut_is_found_again_wherever_it_moves(steps: int, share: float) -> None:
+    """Against a stable sort: sizes that creep, jump far beyond where the last cut was, and shrink to nothing."""
+    rng = np.random.default_rng(steps)
+    sizes = rng.random(20_000).astype(np.float32)
+    dropped = int(share * len(sizes))
+    cut = Cut(dropped)
+    for factor in (1.0, 1.001, 0.99, 1.04, 50.0, 1.0, 1e-6, 0.0, 1.0):
+        now = sizes * np.float32(factor)
+        if steps:
+            now = np.round(now * steps).astype(np.float32) / np.float32(steps)
+        want = np.ones(len(now), bool)
+        want[np.argsort(now, kind="stable")[:dropped]] = False
+        assert (cut.kept(torch.from_numpy(now)).numpy() == want).all(), factor
+        sizes += rng.normal(0, 1e-4, len(sizes)).astype(np.float32)
+        np.abs(sizes, out=sizes)
 
 
 @pytest.mark.parametrize(
