@@ -114,6 +114,8 @@ def test_deep_networks_do_not_overflow() -> None:
     scores = Network(task).scores(np.full(task.schema.size, 1.0))  # R = 64 x 256^40 x 10, beyond float32
     assert np.isfinite(scores).all()
     assert (scores > 1e90).all()
+    with pytest.raises(ConfigError, match="overflows even float64"):
+        Network(task).scores(np.full(task.schema.size, 1e30))
 
 
 @pytest.mark.parametrize(

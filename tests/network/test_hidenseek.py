@@ -13,6 +13,7 @@ from edgehold.core.errors import ConfigError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
+from edgehold.server.desk.preflight import findings
 
 DEVICES = 3
 LIAR = ("edgehold.attacks.byzantine.signs:make", {"lie": "invert"})
@@ -52,6 +53,13 @@ def test_the_network_gives_the_model_of_one_process(tmp_path: Path) -> None:
         bed.wait_connected(DEVICES)
         with pytest.raises(ConfigError, match=r"pruning leaves \d+ of \d+ weights of layer 0.weight, which has 24 outputs"):
             bed.submit(PLAN + "keep = 0.01\n")
+        plan = tmp_path / "plan.toml"
+        plan.write_text(PLAN + "keep = 0.01\n")
+        found = {one.name: one for one in findings(bed.home, plan)}["plan"]
+        assert not found.ok
+        assert "weights of layer 0.weight, which has 24 outputs" in found.detail
+        plan.write_text(PLAN)
+        assert {one.name: one for one in findings(bed.home, plan)}["plan"].ok
         info = bed.run(PLAN)
         assert info.state == "finished", info
     devices = {f"dev-{i}": tasks.make_task(**options(i)) for i in range(DEVICES)}

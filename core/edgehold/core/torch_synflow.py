@@ -50,7 +50,12 @@ class Network:
             at += parameter.numel()
         self._module(self._input).sum().backward()
         found = [(p.data * p.grad).reshape(-1) if p.grad is not None else torch.zeros(p.numel()) for p in self._parameters]
-        return np.asarray(torch.cat(found).abs().numpy())
+        scores = torch.cat(found).abs().numpy()
+        if not np.isfinite(scores).all():
+            raise ConfigError(
+                "the saliency overflows even float64: the network is too deep for it, or its weights are too large"
+            )
+        return np.asarray(scores)
 
     def check(self, weights: Array, layers: Sequence[tuple[str, slice, int]]) -> None:
         """`ConfigError` names the layers that pruning broke. layers: name, place in the flat model, and number of outputs.

@@ -4,17 +4,20 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
 from edgehold.core import kernels, keys
 from edgehold.core.command import Finding, examine
 from edgehold.core.errors import ConfigError, FlError
-from edgehold.core.plan import parse_plan
+from edgehold.core.plan import Plan, parse_plan
+from edgehold.core.vectors import Vector
 from edgehold.defenses import registry
-from edgehold.server.config import ServerConfig, keys_folder, load
+from edgehold.server.config import ServerConfig, TaskEntry, keys_folder, load
 from edgehold.server.desk.operator import SOCKET
 from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
+from edgehold.server.rounds.evaluator import load_task
 from edgehold.server.store.spool import RoundKeys
 
 
@@ -108,11 +111,21 @@ def _port(address: str) -> str:
 
 
 def _plan(path: Path, config: ServerConfig) -> str:
-    plan, _ = parse_plan(path.read_text(encoding="utf-8"), registry.method, str(path))
+    plan, settings = parse_plan(path.read_text(encoding="utf-8"), registry.method, str(path))
     if plan.model.file is not None and not (path.parent / plan.model.file).exists():
         raise ConfigError(f"model.file = {plan.model.file!r}: no such file beside the plan", field="model.file")
     if plan.model.file is None and plan.run.task not in config.tasks:
         raise ConfigError(
             f"no model.file, and server.toml has no [tasks.{plan.run.task}] to make initial weights", field="model"
         )
+    if plan.model.file is None:
+        _begin(plan, settings, config.tasks[plan.run.task])
     return f"{plan.run.name}: {plan.run.rounds} rounds of {plan.method['name']}, {plan.cohort.size} clients"
+
+
+def _begin(plan: Plan, settings: Any, entry: TaskEntry) -> None:
+    """Make the first weights and the server half's first state, as a run would: what the method cannot work with shows here."""
+    name, seed = str(plan.method["name"]), plan.run.seed
+    task = load_task(entry.task, entry.options)
+    weights = registry.first_weights(name, settings, task, seed)
+    registry.server_side(name, settings, task.schema, seed).start(Vector.of(weights))

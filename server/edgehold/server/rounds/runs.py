@@ -10,7 +10,7 @@ from typing import Any
 
 from edgehold.core.errors import ConfigError, FlError, JournalError, NotFound
 from edgehold.core.plan import Plan, parse_plan
-from edgehold.core.vectors import Schema
+from edgehold.core.vectors import Schema, Vector
 from edgehold.defenses import registry
 from edgehold.proto.v1.admin_pb2 import RunInfo, WatchRunResponse
 from edgehold.server.rounds.driver import Driver
@@ -81,7 +81,8 @@ class Runs:
         else:
             schema, blob = await floor.evaluation.initial(plan.run.task, plan.method, plan.run.seed, floor.store)
         # A method that cannot work with such a model says so now, before the run is in the journal.
-        registry.server_side(str(plan.method["name"]), settings, schema, plan.run.seed)
+        side = registry.server_side(str(plan.method["name"]), settings, schema, plan.run.seed)
+        await asyncio.to_thread(side.start, Vector(blob))
 
         def insert(db: Any) -> None:
             db.execute(
