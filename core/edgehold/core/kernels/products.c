@@ -193,7 +193,10 @@ int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, con
     int64_t groups = (n + TOGETHER - 1) / TOGETHER, all = groups * TOGETHER;
     float *panel = aligned_alloc(64, (size_t)all * AISLE * sizeof(float));
     wide *sums = aligned_alloc(64, (size_t)groups * SUBSETS * sizeof(wide));
-    int failed = !panel || !sums;
+    uint32_t *places = malloc((size_t)(m * groups) * sizeof *places + 1); /* of each subset's sum, in bytes */
+    int failed = !panel || !sums || !places;
+    for (int64_t at = 0; at < m * groups && !failed; at++)
+        places[at] = (uint32_t)((at % groups * SUBSETS + members[at]) * (int64_t)sizeof(wide));
     if (!failed) memset(panel, 0, (size_t)all * AISLE * sizeof(float));
     for (int64_t start = 0; start < width && !failed; start += PANEL) {
         int64_t count = least(PANEL, width - start);
@@ -202,14 +205,15 @@ int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, con
             for (int64_t g = 0; g < groups; g++)
                 sums_of_subsets(panel + g * TOGETHER * AISLE + at, AISLE, sums + g * SUBSETS);
             for (int64_t r = 0; r < m; r++) {
-                const uint8_t *member = members + r * groups;
+                const uint32_t *place = places + r * groups;
                 wide total = {{0}, {0}};
                 for (int64_t g = 0; g < groups; g++) {
-                    const wide *sum = sums + g * SUBSETS + member[g];
+                    const wide *sum = (const wide *)((const char *)sums + place[g]);
                     total = (wide){total.low + sum->low, total.high + sum->high};
                 }
                 few both[2] = {narrowed(total.low * scale[r]), narrowed(total.high * scale[r])};
                 float *to = out[r] + start + at;
+                __builtin_prefetch(to + PANEL, 1); /* runs are too short for the processor to see where they go on */
                 if (at + WIDTH <= count) {
                     store_few(to, both[0]);
                     store_few(to + HALF, both[1]);
@@ -221,5 +225,6 @@ int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, con
     }
     free(panel);
     free(sums);
+    free(places);
     return failed;
 }

@@ -26,7 +26,7 @@ NOISE = 2.0**-50
 """Squared distances below this share of their terms are rounding: they count as 0, so that equal rows are equally far."""
 _WIDE = 1 << 19  # values of a float64 block: 4 MiB; larger blocks make the product cheaper, up to here
 _BLOCK = 1 << 21  # values of a block for the kernel
-_SAMPLED, _EVERY = 1 << 9, 1 << 16  # columns looked at for a first centre, of how many
+_SAMPLED, _PLACES = 1 << 9, 8  # columns looked at for a first centre, at how many places
 
 About = Callable[[int | None], Array]
 """Inner products of rows and origin about that row (None: about the origin), (n + 1, n + 1) float64."""
@@ -41,7 +41,7 @@ def majority_gram(rows: Rows, voters: int) -> Array:
     if compiled is None:
         whole = list(blocks(rows.d, columns(rows, _WIDE)))
         return _settled(lambda centre: _exact(rows, centre, whole), voters, None, BLIND)
-    sample = [(lo, lo + _SAMPLED) for lo in range(0, rows.d - _SAMPLED, _EVERY)]
+    sample = [(lo, lo + _SAMPLED) for lo in range(0, rows.d - _SAMPLED, rows.d // _PLACES)]
     first = _settled(lambda centre: _exact(rows, centre, sample), voters, None, BLIND)
     middle, _ = _majority(first[:voters, :voters])
     return _settled(lambda centre: _fast(compiled, rows, centre), voters, middle, NEAR)
