@@ -1,6 +1,7 @@
 """The compiled kernels against the NumPy code beside them, and against float64, on what could go wrong in C."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from edgehold.core import kernels
 from edgehold.core.vectors import Bytes, MemorySpace, Part, Vector
 from edgehold.defenses.baselines.rules import Round, VectorRows, recipe
 from edgehold.defenses.baselines.rules.gram import SHORT, majority_gram, squared_distances
+from edgehold.defenses.baselines.rules.ordering import comparisons
 from edgehold.defenses.baselines.rules.rows import MixedRows
 
 Matrix = NDArray[np.float32]
@@ -63,6 +65,34 @@ def test_rules_by_coordinate_give_the_bits_of_numpy(rule: str, n: int) -> None:
     for d in (1, 15, 16, 17, 255, 256, 257, 1000):
         rows = VectorRows([Vector.of(row) for row in matrix(n, d, n)])
         assert combine(rule, rows, f) == without(lambda rows=rows: combine(rule, rows, f)), d  # type: ignore[misc]
+
+
+def test_every_instruction_set_gives_the_same() -> None:
+    """Sorts and sums bit for bit; products and mixtures within rounding. Only the widest runs in the other tests."""
+    rng = np.random.default_rng(0)
+    for n in (1, 5, 6, 23, 30):
+        x = matrix(n, 777, n)
+        shares, belongs = rng.random(n), rng.random((7, n)) < 0.5
+        network = np.array([pair[:2] for pair in comparisons(n, tuple(range(n)))], dtype=np.int32).reshape(-1, 2)
+        ordinary = rng.standard_normal((n, 777)).astype(np.float32)
+        about = ordinary.astype(np.float64) - ordinary[0].astype(np.float64)
+        norms, scale = np.linalg.norm(about, axis=1), rng.random(7)
+        first = compiled()
+        for other in kernels.every():
+            for lo, hi, keep in ((0, n, 0), ((n - 1) // 2, n // 2 + 1, 0), (0, 0, n - n // 3)):
+                got = other.ordered_mean(list(x), network, lo, hi, keep)
+                assert got.tobytes() == first.ordered_mean(list(x), network, lo, hi, keep).tobytes(), other.name
+            assert other.combined(list(x), shares).tobytes() == first.combined(list(x), shares).tobytes(), other.name
+            error = np.abs(other.gram(list(ordinary), 0, origin=False) - about @ about.T)
+            assert (error <= 2 * WORST * np.outer(norms, norms)).all(), other.name
+            for want, write in (
+                (belongs * scale[:, None], partial(other.subset_sums, list(ordinary), kernels.subsets(belongs), scale)),
+                (belongs * shares, partial(other.mixed, list(ordinary), belongs * shares)),
+            ):
+                out = np.empty((7, 777), dtype=np.float32)
+                write(list(out))
+                assert np.allclose(out, want @ ordinary.astype(np.float64), rtol=0, atol=1e-5), other.name
+    assert {one.name for one in kernels.every()} >= {"plain"}
 
 
 def test_rows_at_any_address() -> None:

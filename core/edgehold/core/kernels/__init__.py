@@ -15,6 +15,8 @@ import numpy as np
 from edgehold.core.vectors import Array, FloatArray
 
 SWITCH = "EDGEHOLD_KERNELS"
+_SETS = ("x86-64-v4", "x86-64-v3", "plain")
+"""Instruction sets, the widest first; each includes those behind it."""
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "ordered_mean": (_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER),
@@ -106,18 +108,18 @@ def _width(rows: Rows) -> int:
 
 
 def loaded() -> Kernels | None:
-    """The kernels, or None where there are none or they are switched off."""
-    return None if os.environ.get(SWITCH) == "off" else _find()
+    """The kernels for the widest vectors of this processor, or None where there are none or they are switched off."""
+    return None if os.environ.get(SWITCH) == "off" else next(iter(every()), None)
 
 
 @lru_cache(maxsize=1)
-def _find() -> Kernels | None:
+def every() -> tuple[Kernels, ...]:
+    """All that were compiled and that this processor can run, the widest first; empty where nothing was compiled."""
     folder = Path(__file__).parent
     try:
         plain = ctypes.CDLL(str(folder / "kernels-plain.so"))
-        widest = plain.widest
-        widest.restype = ctypes.c_char_p
-        name = widest().decode()
-        return Kernels(plain if name == "plain" else ctypes.CDLL(str(folder / f"kernels-{name}.so")), name)
+        plain.widest.restype = ctypes.c_char_p
+        names = _SETS[_SETS.index(plain.widest().decode()) :]
+        return tuple(Kernels(ctypes.CDLL(str(folder / f"kernels-{name}.so")), name) for name in names)
     except OSError:
-        return None  # never compiled, or for another machine
+        return ()  # never compiled, or for another machine

@@ -50,8 +50,8 @@ static void nearest_mean(floats *v, int64_t n, int64_t keep, double *out) {
 int ordered_mean(const float *const *rows, int64_t n, int64_t width, const int32_t *network, int64_t comparisons, int64_t lo,
                  int64_t hi, int64_t keep, double *out) {
     int copies = n > STREAMS;
-    float *panel = aligned_alloc(64, (size_t)n * AISLE * sizeof(float));
-    floats *v = aligned_alloc(64, (size_t)n * sizeof(floats) + 64 - (size_t)n * sizeof(floats) % 64);
+    float *panel = room(n * AISLE, sizeof(float));
+    floats *v = room(n, sizeof(floats));
     const float **from = malloc((size_t)n * sizeof *from);
     double tail[WIDTH];
     int failed = !panel || !v || !from;

@@ -53,4 +53,7 @@ static inline doubles load_wide(const float *from) { return widened(load_few(fro
 
 #define UNROLL _Pragma("GCC unroll 16") /* what is indexed by such a loop alone stays in registers */
 
+/* Memory for `count` things of `each` bytes, where vectors may lie; NULL when there is none. */
+static inline void *room(int64_t count, size_t each) { return aligned_alloc(64, ((size_t)count * each + 63) / 64 * 64); }
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

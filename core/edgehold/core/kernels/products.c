@@ -94,7 +94,7 @@ static void tiles_of(const float *a, const float *b, int64_t rows, double *out) 
    rows: n pointers; one may be NULL: the origin. gram: (n, n). Returns 0, or 1 when there is no memory. */
 int gram(const float *const *rows, int64_t n, int64_t width, int64_t centre, double *out) {
     int64_t tiles = (n + TILE - 1) / TILE;
-    float *strip = aligned_alloc(64, (size_t)(tiles * TILE) * APART * sizeof(float));
+    float *strip = room(tiles * TILE * APART, sizeof(float));
     float *nothing = calloc(STRIP, sizeof(float));
     int *powers = calloc((size_t)(tiles * TILE), sizeof(int));
     int failed = !strip || !nothing || !powers;
@@ -129,7 +129,7 @@ enum { OUTPUTS = 6 };
 int mixed(const float *const *rows, int64_t n, const double *mix, int64_t m, int64_t width, float *const *out) {
     enum { PANEL = 256 };
     int64_t groups = (m + OUTPUTS - 1) / OUTPUTS;
-    double *panel = aligned_alloc(64, (size_t)n * PANEL * sizeof(double));
+    double *panel = room(n * PANEL, sizeof(double));
     double *shares = calloc((size_t)(groups * n * OUTPUTS), sizeof(double)); /* OUTPUTS of a row side by side */
     int failed = !panel || !shares;
     for (int64_t r = 0; r < m && !failed; r++)
@@ -191,9 +191,9 @@ int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, con
                 float *const *out) {
     enum { PANEL = 256, AISLE = PANEL + WIDTH };
     int64_t groups = (n + TOGETHER - 1) / TOGETHER, all = groups * TOGETHER;
-    float *panel = aligned_alloc(64, (size_t)all * AISLE * sizeof(float));
-    wide *sums = aligned_alloc(64, (size_t)groups * SUBSETS * sizeof(wide));
-    uint32_t *places = malloc((size_t)(m * groups) * sizeof *places + 1); /* of each subset's sum, in bytes */
+    float *panel = room(all * AISLE, sizeof(float));
+    wide *sums = room(groups * SUBSETS, sizeof(wide));
+    uint32_t *places = room(m * groups, sizeof *places); /* of each subset's sum, in bytes */
     int failed = !panel || !sums || !places;
     for (int64_t at = 0; at < m * groups && !failed; at++)
         places[at] = (uint32_t)((at % groups * SUBSETS + members[at]) * (int64_t)sizeof(wide));
