@@ -7,14 +7,14 @@ every number of the training within `Training`.
 
 from collections.abc import Sequence
 
-from edgehold.core.config import convert
 from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Schema
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.frl.forms import EncodedRanks, encoded, forms_of
-from edgehold.defenses.frl.state import ROUND_LIMIT, SEED_LIMIT, Order, Settings, Training, Update
+from edgehold.defenses.frl.state import Order, Settings, Training, Update
 from edgehold.defenses.layers import layers_of
+from edgehold.defenses.orders import round_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
 
@@ -40,18 +40,11 @@ class FrlCodec:
         if header.WhichOneof("method") != "frl":
             raise WrongShape(f"task header for {header.WhichOneof('method')}; expected frl")
         task = header.frl
-        try:
-            training = convert({name: getattr(task, name) for name in Training.__struct_fields__}, Training, "order")
-        except ConfigError as error:
-            raise OutsideLaw(error.message) from None
-        if task.seed >= SEED_LIMIT:
-            raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
-        if not 1 <= task.round <= ROUND_LIMIT:
-            raise OutsideLaw(f"round {task.round}; allowed: 1 to {ROUND_LIMIT}")
+        training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         if not 0.0 < task.top <= 1.0:
             raise OutsideLaw(f"top {task.top}; a share above 0 and at most 1 of the edges can be named")
         ranks = _ranks(payload, schema, task.entropy, 1.0)
-        return Order(task.seed, task.round, ranks, training, tuple(task.entropy), task.top)
+        return Order(seed, number, ranks, training, tuple(task.entropy), task.top)
 
     def encode_update(self, update: Update) -> Payload:
         """Header with the forms, body with the ranks."""

@@ -16,9 +16,6 @@ from edgehold.core.rng import stream
 from edgehold.core.vectors import FloatArray, Vector
 from edgehold.defenses.frl.sorting import inverse, sorted_places
 
-SEED_LIMIT = 1 << 63
-ROUND_LIMIT = 1_000_000
-
 Ranks: TypeAlias = NDArray[np.int32]
 """(n,) rank[edge], by edge id: 0 for the least important edge of a layer, n - 1 for the most important; a permutation."""
 

@@ -4,14 +4,11 @@ Law: exactly as many bytes as mask, votes or signs take, filling bits zero; in a
 says, no count above the number of voters, and every number of the training within `Training`.
 """
 
-from edgehold.core.config import convert
 from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Bytes, Schema, Vector
 from edgehold.defenses.hidenseek.packing import read, unpack_bits, write
 from edgehold.defenses.hidenseek.state import (
-    ROUND_LIMIT,
-    SEED_LIMIT,
     VOTERS_LIMIT,
     Order,
     Settings,
@@ -19,6 +16,7 @@ from edgehold.defenses.hidenseek.state import (
     Update,
     kept_weights,
 )
+from edgehold.defenses.orders import round_of, seed_of, training_of
 from edgehold.defenses.packing import packed_bytes
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import HideNseekTask, HideNseekUpdate, TaskHeader, UpdateHeader
@@ -45,20 +43,13 @@ class HideNseekCodec:
         if header.WhichOneof("method") != "hidenseek":
             raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hidenseek")
         task = header.hidenseek
-        try:
-            training = convert({name: getattr(task, name) for name in Training.__struct_fields__}, Training, "order")
-        except ConfigError as error:
-            raise OutsideLaw(error.message) from None
-        if task.seed >= SEED_LIMIT:
-            raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
-        if not 1 <= task.round <= ROUND_LIMIT:
-            raise OutsideLaw(f"round {task.round}; allowed: 1 to {ROUND_LIMIT}")
+        training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         if not 1 <= task.kept <= schema.size:
             raise OutsideLaw(f"{task.kept} weights left; allowed: 1 to {schema.size}")
         if task.voters >= VOTERS_LIMIT:
             raise OutsideLaw(f"{task.voters} voters; allowed: at most {VOTERS_LIMIT - 1}")
         mask, counts = read(payload.body, schema.size, task.kept, task.voters)
-        return Order(task.seed, task.round, mask, task.voters, counts, training)
+        return Order(seed, number, mask, task.voters, counts, training)
 
     def encode_update(self, update: Update) -> Payload:
         """Header without fields, body with the bits."""

@@ -15,8 +15,6 @@ from edgehold.core.rng import stream
 from edgehold.core.vectors import FloatArray, Schema, Vector
 from edgehold.defenses.layers import Layer
 
-SEED_LIMIT = 1 << 63
-ROUND_LIMIT = 1_000_000
 VOTERS_LIMIT = 1 << 16
 """Devices of one round stay below it: counts are uint16."""
 

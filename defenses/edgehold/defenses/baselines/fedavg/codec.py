@@ -4,11 +4,11 @@ Law of an order: the schema's length, finite values, every number of the trainin
 Law of an update: the schema's length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
 """
 
-from edgehold.core.config import convert
 from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Schema, Vector, finite_norm
-from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT, SEED_LIMIT, Order, Settings, Training, Update
+from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT, Order, Settings, Training, Update
+from edgehold.defenses.orders import seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import FedAvgTask, FedAvgUpdate, TaskHeader, UpdateHeader
 
@@ -47,18 +47,12 @@ class FedAvgCodec:
         if header.WhichOneof("method") != "fedavg":
             raise WrongShape(f"task header for {header.WhichOneof('method')}; expected fedavg")
         task = header.fedavg
-        found = {name: getattr(task, name) for name in Training.__struct_fields__}
-        try:
-            training = convert(found, Training, "order")
-        except ConfigError as error:
-            raise OutsideLaw(error.message) from None
-        if task.seed >= SEED_LIMIT:
-            raise OutsideLaw(f"seed {task.seed}; it must be below 2^63")
+        training, seed = training_of(task, Training), seed_of(task)
         if not 0.0 <= task.client_momentum < 1.0:
             raise OutsideLaw(f"client momentum {task.client_momentum}; it must be at least 0 and below 1")
         model = _floats(payload, schema)
         finite_norm(model)
-        return Order(model, training, task.seed, task.client_momentum)
+        return Order(model, training, seed, task.client_momentum)
 
     def encode_update(self, update: Update) -> Payload:
         """Header with the claimed samples, body with the change."""

@@ -8,7 +8,6 @@ import msgspec
 from edgehold.core.config import Config
 from edgehold.core.vectors import Vector
 
-SEED_LIMIT = 1 << 63
 SAMPLES_LIMIT = 1 << 40
 """Claims above this many records are no claims but attempts at overflow."""
 
