@@ -43,15 +43,15 @@ class KernelHook(BuildHookInterface):
         if not sys.platform.startswith("linux") or not compiler:
             self.app.display_warning("edgehold: no C compiler found; the kernels are left out and NumPy does their work")
             return
-        try:
-            for name, flags in variants.items():
+        for name, flags in variants.items():  # "plain" first: without it none is ever loaded
+            try:
                 compile_into(folder / f"kernels-{name}.so", compiler, flags, folder)
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", "") or str(error)
-            for made in folder.glob("kernels-*.so"):
-                made.unlink()
-            self.app.display_warning(f"edgehold: the kernels do not compile, NumPy does their work: {said.strip()[-500:]}")
-            return
+            except (OSError, subprocess.CalledProcessError) as error:
+                said = (getattr(error, "stderr", "") or str(error)).strip()[-500:]
+                instead = "NumPy does their work" if name == "plain" else "those for narrower vectors do their work"
+                self.app.display_warning(f"edgehold: the kernels for {name} do not compile, {instead}: {said}")
+                if name == "plain":
+                    return
         made = sorted(path.relative_to(self.root).as_posix() for path in folder.glob("kernels-*.so"))
         build_data["artifacts"] += [f"/{path}" for path in made]
         build_data["pure_python"] = False

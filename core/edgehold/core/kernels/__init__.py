@@ -119,7 +119,7 @@ def every() -> tuple[Kernels, ...]:
     try:
         plain = ctypes.CDLL(str(folder / "kernels-plain.so"))
         plain.widest.restype = ctypes.c_char_p
-        names = _SETS[_SETS.index(plain.widest().decode()) :]
-        return tuple(Kernels(ctypes.CDLL(str(folder / f"kernels-{name}.so")), name) for name in names)
+        paths = {name: folder / f"kernels-{name}.so" for name in _SETS[_SETS.index(plain.widest().decode()) :]}
+        return tuple(Kernels(ctypes.CDLL(str(path)), name) for name, path in paths.items() if path.exists())
     except OSError:
         return ()  # never compiled, or for another machine
