@@ -16,8 +16,8 @@ from edgehold.defenses.baselines.rules.ordering import comparisons
 from edgehold.defenses.baselines.rules.rows import MixedRows
 
 Matrix = NDArray[np.float32]
-WORST = 64 * 2.0**-24
-"""What one lane can lose of 64 products, as a share of the product of two norms."""
+WORST = 66 * 2.0**-24
+"""What a lane can lose of 64 products, and two differences by rounding, as a share of the product of two norms: below 4e-6."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +84,7 @@ def test_every_instruction_set_gives_the_same() -> None:
                 assert got.tobytes() == first.ordered_mean(list(x), network, lo, hi, keep).tobytes(), other.name
             assert other.combined(list(x), shares).tobytes() == first.combined(list(x), shares).tobytes(), other.name
             error = np.abs(other.gram(list(ordinary), 0, origin=False) - about @ about.T)
-            assert (error <= 2 * WORST * np.outer(norms, norms)).all(), other.name
+            assert (error <= WORST * np.outer(norms, norms)).all(), other.name
             for want, write in (
                 (belongs * scale[:, None], partial(other.subset_sums, list(ordinary), kernels.subsets(belongs), scale)),
                 (belongs * shares, partial(other.mixed, list(ordinary), belongs * shares)),
@@ -113,7 +113,7 @@ def test_products_equal_float64_within_the_bound(n: int, d: int) -> None:
         want, norms = about @ about.T, np.linalg.norm(about, axis=1)
         got = compiled().gram(list(x), centre, origin=True)
         assert (got == got.T).all()
-        assert (np.abs(got - want) <= 2 * WORST * np.outer(norms, norms)).all()
+        assert (np.abs(got - want) <= WORST * np.outer(norms, norms)).all()
 
 
 @pytest.mark.parametrize("size", [1.0, 1e30, 3e38, 1e-30, 1e-38])
@@ -125,7 +125,7 @@ def test_products_of_huge_and_tiny_numbers(size: float) -> None:
     want, norms = about @ about.T, np.linalg.norm(about, axis=1)
     got = compiled().gram(list(x), 0, origin=False)
     assert np.isfinite(got).all()
-    assert (np.abs(got - want) <= 2 * WORST * np.outer(norms, norms)).all()
+    assert (np.abs(got - want) <= WORST * np.outer(norms, norms)).all()
 
 
 def test_worst_case_of_rounding_is_within_the_bound() -> None:
