@@ -1,7 +1,7 @@
 """Compiles the kernels of `edgehold.core.kernels` when the package is built or installed, where there is a C compiler.
 
 One library per instruction set; which one runs is decided when it is loaded. Without a compiler the package is complete all
-the same: the kernels have NumPy code beside them that gives the same results more slowly.
+the same: the kernels have slower NumPy code beside them.
 """
 
 import os

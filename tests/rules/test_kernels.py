@@ -163,6 +163,21 @@ def test_huge_updates_do_not_blind_the_distances_of_long_ones(far: float) -> Non
     assert np.allclose(got[np.ix_(keep, keep)], want, rtol=1e-6, atol=0)
 
 
+def test_a_sample_that_misleads_is_found_out() -> None:
+    """Nobody differs in the columns looked at first, so that the first row, a liar far away, becomes the centre at first."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((9, SHORT + 5), dtype=np.float32)
+    x[0] *= np.float32(1e6)
+    for place in range(0, SHORT + 5, (SHORT + 5) // 8):
+        x[:, place : place + 512] = 0.0
+    wide = x[1:].astype(np.float64)
+    want = np.array([[((a - b) ** 2).sum() for b in wide] for a in wide])
+    blind = squared_distances(compiled().gram(list(x), 0, origin=False))[1:, 1:]
+    assert not np.allclose(blind, want, rtol=1e-3, atol=0), "control: about the liar the rest cannot be told apart"
+    got = squared_distances(majority_gram(VectorRows([Vector.of(row) for row in x]), 9)[:9, :9])[1:, 1:]
+    assert np.allclose(got, want, rtol=1e-6, atol=0)
+
+
 def test_long_multi_krum_keeps_no_liar_where_float32_keeps_many() -> None:
     """60 honest updates with a large common part, 40 liars shifted a little; control: the usual float32 expansion."""
     rng = np.random.default_rng(0)

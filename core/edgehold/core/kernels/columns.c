@@ -80,8 +80,8 @@ int ordered_mean(const float *const *rows, int64_t n, int64_t width, const int32
     return failed;
 }
 
-/* out = sum of shares[i] * rows[i], added up row after row; a share of 1 is not multiplied. out: (width,). */
-void combined(const float *const *rows, const double *shares, int64_t n, int64_t width, double *out) {
+/* out = sum of shares[i] * rows[i], added up row after row. out: (width,). Returns 0. */
+int combined(const float *const *rows, const double *shares, int64_t n, int64_t width, double *out) {
     enum { PART = 2048 }; /* 16 KiB of sums stay in the first-level cache */
     for (int64_t start = 0; start < width; start += PART) {
         int64_t count = least(PART, width - start), whole = count - count % HALF;
@@ -95,4 +95,5 @@ void combined(const float *const *rows, const double *shares, int64_t n, int64_t
             for (int64_t at = whole; at < count; at++) to[at] += (double)load_one(row + at) * share;
         }
     }
+    return 0;
 }
