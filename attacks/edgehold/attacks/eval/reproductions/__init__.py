@@ -28,6 +28,7 @@ REPRODUCTIONS = {
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "frl": "edgehold.attacks.eval.reproductions.frl",
     "frl_cifar10": "edgehold.attacks.eval.reproductions.frl_cifar10",
+    "frl_daemons": "edgehold.attacks.eval.reproductions.frl_daemons",
     "frl_fashion": "edgehold.attacks.eval.reproductions.frl_fashion",
     "hidenseek": "edgehold.attacks.eval.reproductions.hidenseek",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",

@@ -9,6 +9,7 @@ that a seed of `frl_fashion` takes some 40 minutes of one core; Conv8 was not ti
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
@@ -22,6 +23,7 @@ from edgehold.server import engine
 CLIENTS, COHORT, LIARS, CHANCE = 100, 25, 20, 0.1
 CLEAN, BOOST, REVERSE = "none", "update x -5", "reverse"
 WITHIN, LOSS, FALLEN = 0.04, 0.08, 0.40
+TASK = "edgehold.attacks.eval.data:make_task"
 ROWS = (
     ("frl", "", CLEAN), ("frl", "", REVERSE), ("fedavg", "average", CLEAN), ("fedavg", "average", BOOST),
     ("fedavg", "trimmed_mean", CLEAN), ("fedavg", "trimmed_mean", BOOST), ("fedavg", "multi_krum", CLEAN),
@@ -34,7 +36,9 @@ STEP = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One data set and network. epochs: local; records: of a client at most; tests: records the model is scored on."""
+    """One data set and network. epochs: local; records: of a client at most; tests: records the model is scored on; cohort: of
+    the clients, in each round; liars: of the clients.
+    """
 
     name: str
     dataset: str
@@ -43,6 +47,10 @@ class Study:
     rounds: int
     records: int
     tests: int
+    clients: int = CLIENTS
+    cohort: int = COHORT
+    liars: int = LIARS
+    rows: tuple[tuple[str, str, str], ...] = ROWS
 
     def cells(self, options: Options) -> list[Cell]:
         """Every row of the table for every seed. `ConfigError` without the data."""
@@ -52,28 +60,35 @@ class Study:
             {"dataset": self.dataset, "method": method, "rule": rule, "attack": attack, "rounds": self.rounds,
              "records": self.records, "learning_rate": RATES[method], "seed": seed}
             for seed in range(options.seeds)
-            for method, rule, attack in ROWS
+            for method, rule, attack in self.rows
         ]  # fmt: skip
 
     def play(self, cell: Cell, data: Path | None) -> dict[str, float]:
-        """Accuracy after the last round."""
-        dealt = {
-            "dataset": self.dataset, "path": str((data or Path()) / self.dataset), "model": self.model, "net": {"bias": False},
-            "partition": "dirichlet", "alpha": 1.0, "min_records": 8, "limit": cell["records"], "test_limit": self.tests,
-            "seed": cell["seed"],
-        }  # fmt: skip
-        fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
-        members, attack = frozenset(list(fleet)[:LIARS]), cell["attack"]
-        lies = {CLEAN: None, BOOST: SignFlip(members, 5.0), REVERSE: Ranks(members, REVERSE, None, True)}
-        plan, settings = parse_plan(self._plan(cell), registry.method)
+        """Accuracy after the last round, and bytes of an update."""
         try:
-            result = engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=lies[attack])
+            result = self.simulate(cell, data)
         except FlError as error:
-            if attack != BOOST or "updates admitted" not in error.message:
+            if cell["attack"] != BOOST or "updates admitted" not in error.message:
                 raise
             return {"accuracy": CHANCE, "broken": 1.0}
         last = result.rounds[-1]
         return {"accuracy": last["accuracy"], "update_bytes": last["bytes_up"] / last["clients_admitted"]}
+
+    def simulate(self, cell: Cell, data: Path | None, store: engine.Store | None = None) -> engine.Result:
+        """The run in one process. store: keeps its state."""
+        fleet = engine.VirtualFleet(TASK, self.dealt(cell, data), self.clients)
+        members = frozenset(list(fleet)[: self.liars])
+        lies = {CLEAN: None, BOOST: SignFlip(members, 5.0), REVERSE: Ranks(members, REVERSE, None, True)}
+        plan, settings = parse_plan(self.plan(cell), registry.method)
+        return engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=lies[cell["attack"]], store=store)
+
+    def dealt(self, cell: Cell, data: Path | None) -> dict[str, Any]:
+        """Arguments of `TASK`, but for the device's index and the number of devices."""
+        return {
+            "dataset": self.dataset, "path": str((data or Path()) / self.dataset), "model": self.model, "net": {"bias": False},
+            "partition": "dirichlet", "alpha": 1.0, "min_records": 8, "limit": cell["records"], "test_limit": self.tests,
+            "seed": cell["seed"],
+        }  # fmt: skip
 
     def judge(self, options: Options, played: Sequence[Played]) -> Report:
         """Clean FRL against FedAvg, what reversal costs it, and that the average falls."""
@@ -90,18 +105,20 @@ class Study:
             Bar("frl: lost when 20 % vote in reverse", LOSS, *mean_spread(losses)),
             Bar("fedavg, 20 % send -5 times theirs: accuracy", FALLEN, *mean_spread(values("fedavg", "average", BOOST))),
         ]
-        rows = [[method, rule, attack, told(values(method, rule, attack))] for method, rule, attack in ROWS]
-        title = f"{self.dataset}, {self.model}, {self.rounds} rounds of {COHORT} of {CLIENTS} clients"
+        rows = [[method, rule, attack, told(values(method, rule, attack))] for method, rule, attack in self.rows]
+        title = f"{self.dataset}, {self.model}, {self.rounds} rounds of {self.cohort} of {self.clients} clients"
         notes = [
-            f"{LIARS} of {CLIENTS} clients lie, fewer than half in a round of FRL.",
+            f"{self.liars} of {self.clients} clients lie, fewer than half in a round of FRL.",
             f"A client has at most {self.records} records; accuracy on {self.tests} test records.",
         ]
         if broken := sum("broken" in one.value for one in played):
             notes.append(f"{broken} run(s) ended because the attack blew up the model: they count as {CHANCE}.")
         return Report(bars, [Table(title, ("method", "rule", "attack", "accuracy"), rows)], notes)
 
-    def _plan(self, cell: Cell) -> str:
-        rule = f'rule = "{cell["rule"]}"\nliars = {0 if cell["rule"] == "average" else COHORT // 5}' if cell["rule"] else ""
+    def plan(self, cell: Cell) -> str:
+        """The run as TOML."""
+        liars = 0 if cell["rule"] == "average" else self.cohort // 5
+        rule = f'rule = "{cell["rule"]}"\nliars = {liars}' if cell["rule"] else ""
         if cell["rule"] == "sign_majority":
             rule += f"\nrule_options = {{ step = {STEP} }}"
         return f"""
@@ -111,9 +128,11 @@ rounds = {cell["rounds"]}
 task = "reproduction"
 seed = {cell["seed"]}
 [cohort]
-size = {COHORT}
-quorum = {COHORT}
+size = {self.cohort}
+quorum = {self.cohort}
 over_select = 1.0
+join_deadline_s = 120.0
+round_deadline_s = 1800.0
 [evaluation]
 every = {cell["rounds"]}
 [method]
