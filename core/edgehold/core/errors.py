@@ -158,6 +158,13 @@ class BudgetSpent(FlError):
     status = "FAILED_PRECONDITION"
 
 
+class LedgerRolledBack(FlError):
+    """The privacy ledger is older than one that was seen before: a restored backup, which forgets what was released."""
+
+    code = "ledger_rolled_back"
+    status = "FAILED_PRECONDITION"
+
+
 class IdentityError(FlError):
     """Who is calling is unknown, not allowed, or not who it says."""
 

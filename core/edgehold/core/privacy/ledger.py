@@ -1,0 +1,262 @@
+"""The ledger: every release is charged here, durably, before a byte of it exists outside. Append-only, hash-chained, one SQLite
+file (WAL, every commit synced).
+
+A line holds what was released (an event), for whom, and the limits in force then; nothing is ever refunded or changed. Budgets
+belong to a data set, across runs and methods. Whoever saw a head (count and hash) can tell later whether the file still has it.
+"""
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgehold.core import crashpoints
+from edgehold.core.errors import BudgetSpent, ConfigError, JournalError, LedgerRolledBack
+from edgehold.core.privacy import events
+from edgehold.core.privacy.budget import Filter, Spent, best_filter
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS line (number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS charged (cause BLOB PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+_LABEL = b"edgehold ledger line 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a data set's owner allows. epsilon above 0; delta in (0, 1)."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What a charge is for. One cause is charged once: asked again with the same events, the first line stands.
+
+    key: names the task beyond run, round and attempt (its nonce).
+    """
+
+    run: str
+    round: int
+    attempt: int
+    key: bytes
+    method: str = ""
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that name the cause."""
+        return _digest(self.run.encode(), b"%d" % self.round, b"%d" % self.attempt, self.key)
+
+
+class Head(NamedTuple):
+    """Where the ledger stands: `lines` so far, and the hash of the last one (32 zero bytes before the first)."""
+
+    lines: int
+    hash: bytes
+
+
+class Line(NamedTuple):
+    """One charge as it stands in the ledger. epsilon: of the data set after it, at its delta."""
+
+    number: int
+    dataset: str
+    run: str
+    round: int
+    method: str
+    events: tuple[events.Event, ...]
+    epsilon: float
+    limit: Limit
+    time_unix_s: float
+
+
+@dataclass
+class _Account:
+    """A data set. first: what its filter was chosen for."""
+
+    filter: Filter
+    spent: Spent = field(default_factory=Spent)
+
+
+class Ledger:
+    """The file at `path`, made when missing. `JournalError` when it cannot be read, or is not what was written to it.
+
+    Calls block on the disk; any thread may make them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._accounts: dict[str, _Account] = {}
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            path.chmod(0o600)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_TABLES)
+            rows = self._db.execute("SELECT number, body, hash FROM line ORDER BY number").fetchall()
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"{path}: the privacy ledger cannot be opened: {error}") from None
+        self._hashes: list[bytes] = []
+        for body in _checked(path, rows, self._hashes):
+            self._book(body)
+
+    @property
+    def head(self) -> Head:
+        """Where the ledger stands."""
+        return Head(len(self._hashes), self._hashes[-1] if self._hashes else bytes(32))
+
+    def must_know(self, head: Head) -> None:
+        """Return if `head` was this ledger's once; `LedgerRolledBack` when the file is older, or another one."""
+        if head.lines == 0 or (head.lines <= len(self._hashes) and self._hashes[head.lines - 1] == head.hash):
+            return
+        raise LedgerRolledBack(
+            f"the privacy ledger has {len(self._hashes)} lines, and another one of {head.lines} was seen before: this file was "
+            "restored from a backup, or is another device's, and forgets what was released. Bring back the newest file; if it "
+            "is lost, the budgets of this device's data sets must be taken as spent"
+        )
+
+    def epsilon(self, dataset: str, delta: float) -> float:
+        """What everything charged for the data set so far amounts to at `delta`."""
+        account = self._accounts.get(dataset)
+        return account.spent.epsilon(account.filter, delta) if account else 0.0
+
+    def charge(self, dataset: str, limit: Limit, cause: Cause, released: Sequence[events.Event]) -> Head:
+        """Write the events down, durably; then they may be released. `BudgetSpent`, and nothing written, when they do not fit.
+
+        `JournalError` when the cause was charged before for other events, or the disk fails: nothing may be released then.
+        """
+        if not (limit.epsilon > 0 and 0 < limit.delta < 1):
+            raise ConfigError(
+                f"budget of {dataset!r}: epsilon = {limit.epsilon}, delta = {limit.delta}; allowed: above 0, in (0, 1)"
+            )
+        if not released:
+            raise ConfigError(f"a charge to {dataset!r} without an event; what is released must be said")
+        texts = [events.encode(event) for event in released]
+        with self._transaction() as db:
+            if db.execute("SELECT COALESCE(MAX(number), 0) FROM line").fetchone()[0] != len(self._hashes):
+                # A second opinion on what is left would spend it twice.
+                raise JournalError(f"{self._path}: another process writes this privacy ledger; nothing may be released")
+            known = db.execute("SELECT number FROM charged WHERE cause = ?", (cause.digest,)).fetchone()
+            if known:
+                body = json.loads(db.execute("SELECT body FROM line WHERE number = ?", known).fetchone()[0])
+                if body["dataset"] != dataset or body["events"] != [json.loads(text) for text in texts]:
+                    raise JournalError(
+                        f"{cause.run} round {cause.round} was charged before, for something else; the charge stays"
+                    )
+                return self.head
+            account = self._accounts.get(dataset) or _Account(best_filter(released[0], limit.epsilon, limit.delta))
+            spent = account.spent
+            for event in released:
+                spent = spent.plus(event, account.filter)
+            after = spent.epsilon(account.filter, limit.delta)
+            if not after <= limit.epsilon:
+                before = account.spent.epsilon(account.filter, limit.delta)
+                raise BudgetSpent(
+                    f"data set {dataset!r}: {before:.4g} of epsilon {limit.epsilon:g} (delta {limit.delta:g}) is spent and "
+                    f"this release would make it {after:.4g}; nothing was released"
+                )
+            body = {
+                "cause": cause.digest.hex(), "code": version("edgehold"), "dataset": dataset, "delta": limit.delta,
+                "epsilon": limit.epsilon, "events": [json.loads(text) for text in texts], "method": cause.method,
+                "order": account.filter.order, "round": cause.round, "run": cause.run, "salt": secrets.token_hex(16),
+                "time_unix_s": round(time.time(), 3),
+            }  # fmt: skip
+            text, number = json.dumps(body, sort_keys=True), len(self._hashes) + 1
+            hash_ = _digest(_LABEL, self.head.hash, text.encode())
+            db.execute("INSERT INTO line VALUES (?, ?, ?)", (number, text, hash_))
+            db.execute("INSERT INTO charged VALUES (?, ?)", (cause.digest, number))
+            crashpoints.reach("charge_written")
+        # Only now that it is on the disk.
+        crashpoints.reach("charged")
+        self._hashes.append(hash_)
+        account.spent = spent
+        self._accounts[dataset] = account
+        return self.head
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise JournalError(f"{self._path}: the privacy ledger failed: {error}") from error
+
+    def _book(self, body: dict[str, Any]) -> None:
+        account = self._accounts.setdefault(body["dataset"], _Account(Filter(body["order"])))
+        for event in body["events"]:
+            account.spent = account.spent.plus(events.decode(json.dumps(event)), account.filter)
+
+
+def read(path: Path) -> list[Line]:
+    """Every charge of the file, oldest first, while a daemon may be using it; [] where there is none."""
+    if not path.exists():
+        return []
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            rows = db.execute("SELECT number, body, hash FROM line ORDER BY number").fetchall()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: the privacy ledger cannot be read: {error}") from None
+    found: list[Line] = []
+    accounts: dict[str, _Account] = {}
+    for number, body in enumerate(_checked(path, rows, []), 1):
+        account = accounts.setdefault(body["dataset"], _Account(Filter(body["order"])))
+        released = tuple(events.decode(json.dumps(event)) for event in body["events"])
+        for event in released:
+            account.spent = account.spent.plus(event, account.filter)
+        limit = Limit(body["epsilon"], body["delta"])
+        found.append(
+            Line(
+                number,
+                body["dataset"],
+                body["run"],
+                body["round"],
+                body["method"],
+                released,
+                account.spent.epsilon(account.filter, limit.delta),
+                limit,
+                body["time_unix_s"],
+            )  # fmt: skip
+        )
+    return found
+
+
+def _checked(path: Path, rows: Sequence[tuple[int, str, bytes]], hashes: list[bytes]) -> Iterator[dict[str, Any]]:
+    """Bodies of the lines, once the chain holds up to each; appends their hashes."""
+    before = bytes(32)
+    for expected, (number, text, hash_) in enumerate(rows, 1):
+        if number != expected or _digest(_LABEL, before, text.encode()) != hash_:
+            raise JournalError(
+                f"{path}: line {expected} of the privacy ledger is not what was written; nothing may be released"
+            )
+        before = hash_
+        hashes.append(hash_)
+        yield json.loads(text)
+
+
+def _digest(*parts: bytes) -> bytes:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.digest()
