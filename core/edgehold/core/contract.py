@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from edgehold.core.errors import WrongShape
+from edgehold.core.privacy.events import Event
 from edgehold.core.task import Task
 from edgehold.core.vectors import Blob, Part, Schema, Space, Vector
 
@@ -37,12 +38,14 @@ class Needs:
     individual_updates: the server half looks at single updates, so masked sums are impossible.
     durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
     peers: clients of a round read each other's signed messages through the server's mailbox.
+    charges: the client half says what its release costs (`PrivateClientSide`), and the device's ledger is charged first.
     """
 
     individual_updates: bool = True
     durable_outbox: bool = False
     torch: bool = False
     peers: bool = False
+    charges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,13 @@ class ClientSide(Protocol[OrderIn, Local, UpdateOut]):
 
     def load(self, data: bytes) -> Local:
         """Inverse of `dump`."""
+
+
+class PrivateClientSide(ClientSide[OrderIn, Local, UpdateOut], Protocol[OrderIn, Local, UpdateOut]):
+    """A client half whose updates carry noise. It draws the noise from the operating system, never from `rng`."""
+
+    def charges(self, order: OrderIn, local: Local, task: Task) -> tuple[Event, ...]:
+        """What `work` on the same order and local state will release, for the ledger; asked before any noise is drawn."""
 
 
 class ServerSide(Protocol[State, OrderOut, UpdateIn]):

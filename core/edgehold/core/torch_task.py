@@ -86,6 +86,13 @@ class TorchTask:
         with self._seeded(int(rng.integers(1 << 62))):
             return self._descend(start, how, _batches(len(self._train[0]), how, rng))
 
+    def records(self, rows: Array) -> tuple[TorchTensor, TorchTensor]:
+        """Inputs and targets of the training records with these indices."""
+        if self._train is None:
+            raise ConfigError("this task has no training data; it can only evaluate")
+        places = torch.from_numpy(rows).to(self.device)
+        return self._train[0][places], self._train[1][places]
+
     def record(self) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and type of the inputs of one record; `ConfigError` when there is neither training nor test data."""
         held = self._train or self._test
@@ -166,7 +173,7 @@ class TorchTask:
         assert self._train is not None
         inputs, targets = self._train
         flat, gradient, loss, module = self._flat, self._gradient, self.loss, self._module
-        self._load(start)
+        self.load(start)
         anchor = flat.clone() if how.proximal else None
         velocity = torch.zeros_like(flat) if how.momentum else None
         module.train()
@@ -189,7 +196,7 @@ class TorchTask:
         if self._test is None:
             return {}
         inputs, targets = self._test
-        self._load(weights)
+        self.load(weights)
         self._module.eval()
         with torch.no_grad():
             parts = [self._module(part) for part in torch.split(inputs, _TEST_BATCH)]
@@ -198,7 +205,8 @@ class TorchTask:
             scores.update((name, float(metric(outputs, targets))) for name, metric in self.metrics.items())
         return scores
 
-    def _load(self, weights: FloatArray) -> None:
+    def load(self, weights: FloatArray) -> None:
+        """Give the module these weights, (schema.size,) float32."""
         if weights.shape != (self._schema.size,):
             raise WrongShape(f"weights of shape {weights.shape}; the model has {self._schema.size} values")
         # A copy first: torch warns about arrays that must not be written to, which orders are.

@@ -3,8 +3,11 @@
 Both hold when each event is chosen after seeing all releases before it, and both add up.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import inf, isinf, sqrt
+
+from msgspec.structs import replace
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.privacy import renyi
@@ -21,43 +24,60 @@ def squared_mu(event: Event) -> float:
     if isinstance(event, SampledGaussian):
         return float(event.steps * (event.sensitivity / event.sigma) ** 2)
     if isinstance(event, ErrorFeedback):
-        return min(_worst_case(event), _bounded(event))
+        return _added(event, _squared_mu)
     raise ConfigError(f"no accountant understands {type(event).__name__}; it must not be released")
 
 
 def divergence(event: Event, order: float) -> float:
     """Renyi divergence of that order (above 1) of the whole event; infinite when nothing bounds it."""
-    plain = order * squared_mu(event) / 2
+    if isinstance(event, ErrorFeedback):
+        return _added(event, lambda all_: _divergence(all_, order))
+    plain = renyi.gaussian(sqrt(squared_mu(event)), order)
     if isinstance(event, SampledGaussian):
         return min(plain, event.steps * renyi.subsampled(event.rate, event.sensitivity / event.sigma, order))
-    if isinstance(event, ErrorFeedback) and event.sampling == "poisson":
-        return min(plain, _amplified(event, order))
     return plain
+
+
+def _added(event: ErrorFeedback, total: Callable[[ErrorFeedback], float]) -> float:
+    """What the event adds to all that was charged for its error vector: bounds of a vector's whole life are no sums over parts,
+    and the best bound of each part would not add up to a bound.
+    """
+    steps, epochs = event.earlier_steps, event.earlier_epochs
+    whole = replace(
+        event, steps=event.steps + steps, epochs=event.epochs + epochs, earlier_steps=0, earlier_epochs=0, vector=""
+    )
+    after = total(whole)
+    if not steps or isinf(after):
+        return after
+    return after - total(replace(whole, steps=steps, epochs=max(epochs, 1)))
+
+
+@lru_cache(maxsize=4096)
+def _squared_mu(event: ErrorFeedback) -> float:
+    """The better of A and C. Rounding moves each step by up to `grid` more, and the squares sum to (mu + sqrt(steps) grid)^2."""
+    found = min(_worst_case(event), _bounded(event))
+    return inf if isinf(found) else float((sqrt(found) + sqrt(event.steps) * event.grid) ** 2)
+
+
+@lru_cache(maxsize=4096)
+def _divergence(event: ErrorFeedback, order: float) -> float:
+    plain = renyi.gaussian(sqrt(_squared_mu(event)), order)
+    return min(plain, _amplified(event, order)) if event.sampling == "poisson" else plain
 
 
 def _worst_case(event: ErrorFeedback) -> float:
     """Accountant A: two clipped error vectors are never farther apart than 2 error_clip. No bound on gradients.
 
-    mu^2 = [C1^2 + (k - 1)(C1 + 2 C2)^2 + (T - k)(2 C2)^2] / sigma^2 for k uses of a record in T steps; with one use its own
-    first step moves by C1 alone, because the vector was the same until then.
+    mu^2 = [C1^2 + (k - 1)(C1 + 2 C2)^2 + (T - k)(2 C2)^2] / sigma^2 for k uses of a record in T steps: the very first step of a
+    vector moves by C1 alone, because there is nothing in it yet.
     """
-    first, error = event.clip**2, (2 * event.error_clip) ** 2
-    both = (event.clip + 2 * event.error_clip) ** 2
-    if isinf(error):
+    if isinf(event.error_clip):
         return inf
-
-    def total(uses: int, steps: int) -> float:
-        return first + (uses - 1) * both + (steps - uses) * error if steps else 0.0
-
-    if event.sampling == "poisson":  # a record may come into every batch
-        found = total(event.earlier_steps + event.steps, event.earlier_steps + event.steps)
-        found -= total(event.earlier_steps, event.earlier_steps)
-    elif event.reset:
-        found = event.epochs * total(1, -(-event.steps // event.epochs))
-    else:
-        found = total(event.earlier_epochs + event.epochs, event.earlier_steps + event.steps)
-        found -= total(event.earlier_epochs, event.earlier_steps)
-    return found / event.sigma**2
+    lives, steps = (event.epochs, -(-event.steps // event.epochs)) if _resets(event) else (1, event.steps)
+    uses = steps if event.sampling == "poisson" else event.epochs // lives
+    error = (2 * event.error_clip) ** 2
+    both = (event.clip + 2 * event.error_clip) ** 2
+    return lives * (event.clip**2 + (uses - 1) * both + (steps - uses) * error) / event.sigma**2
 
 
 def _bounded(event: ErrorFeedback) -> float:
@@ -69,29 +89,28 @@ def _bounded(event: ErrorFeedback) -> float:
     if isinf(event.ceiling):
         return inf
     left = max(event.ceiling - event.clip, 0.0)
-    if event.sampling == "bins" and event.reset:
+    if _resets(event):
         return float(event.epochs * (event.clip**2 + left**2) / event.sigma**2)
-    now, before = (event.epochs, event.earlier_epochs) if event.sampling == "bins" else (event.steps, event.earlier_steps)
-    return float((_uses(now + before, event.clip, left) - _uses(before, event.clip, left)) / event.sigma**2)
+    uses = event.epochs if event.sampling == "bins" else event.steps
+    return float(((sqrt(uses) * event.clip + uses * left) / event.sigma) ** 2)
 
 
-def _uses(count: int, clip: float, left: float) -> float:
-    return float((sqrt(count) * clip + count * left) ** 2)
+def _resets(event: ErrorFeedback) -> bool:
+    return event.sampling == "bins" and event.reset
 
 
-@lru_cache(maxsize=4096)
 def _amplified(event: ErrorFeedback, order: float) -> float:
     """Accountant B: the fresh part of a step is amplified by Poisson sampling, the error vector moves by up to 2 error_clip.
 
     Per step, over the share of the noise given to the fresh part: SGM(order; rate, C1 / (sqrt(share) sigma)) +
-    2 order C2^2 / ((1 - share) sigma^2); in the very first step of a vector there is nothing in it yet.
+    2 order C2^2 / ((1 - share) sigma^2); in the very first step there is nothing in the vector yet.
     """
     if isinf(event.error_clip):
         return inf
-    mu = event.clip / event.sigma
+    mu = event.clip / event.sigma + event.grid
     first = renyi.subsampled(event.rate, mu, order)
     if event.error_clip == 0:
         return event.steps * first
-    error = 2 * order * (event.error_clip / event.sigma) ** 2
+    error = renyi.gaussian(2 * event.error_clip / event.sigma + event.grid, order)
     later = min(renyi.subsampled(event.rate, mu / sqrt(share), order) + error / (1 - share) for share in _SHARES)
-    return (event.steps - 1) * later + (later if event.earlier_steps else first)
+    return (event.steps - 1) * later + first

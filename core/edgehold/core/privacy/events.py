@@ -62,7 +62,8 @@ class ErrorFeedback(_Event, frozen=True, kw_only=True, tag="error_feedback"):
     ceiling: hard bound on each gradient before all else; infinite: none. sampling: "bins", each record in one batch of each
     epoch, or "poisson" at `rate`. steps: of this event; epochs: of this event, for bins. earlier_steps, earlier_epochs: of the
     same error vector, charged before: what a long-lived vector costs is not a sum over rounds. reset: the vector begins at zero
-    with each epoch (bins only).
+    with each epoch (bins only). vector: names a vector that lives on; its events follow each other without a gap or a fork.
+    grid: length, in deviations, of the shift that rounding to the noise's grid can add to each step.
     """
 
     mechanism: ClassVar[str] = "error_feedback"
@@ -77,6 +78,8 @@ class ErrorFeedback(_Event, frozen=True, kw_only=True, tag="error_feedback"):
     reset: bool = True
     earlier_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     earlier_epochs: Annotated[int, msgspec.Meta(ge=0)] = 0
+    vector: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    grid: _Size = 0.0
 
 
 Event: TypeAlias = Gaussian | SampledGaussian | ErrorFeedback

@@ -95,6 +95,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._accounts: dict[str, _Account] = {}
+        self._vectors: dict[str, tuple[int, int]] = {}
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
@@ -128,6 +129,17 @@ class Ledger:
         account = self._accounts.get(dataset)
         return account.spent.epsilon(account.filter, delta) if account else 0.0
 
+    def continues(self, event: events.Event) -> bool:
+        """Whether the event follows what was charged for its error vector, if it has one that lives on.
+
+        A round that is tried again starts from the vector before it: that is a fork, which the account of one vector does not
+        cover. The device then starts a new one.
+        """
+        if not isinstance(event, events.ErrorFeedback):
+            return True
+        before = (event.earlier_steps, event.earlier_epochs)
+        return before == self._vectors.get(event.vector, (0, 0)) if event.vector else before == (0, 0)
+
     def charge(self, dataset: str, limit: Limit, cause: Cause, released: Sequence[events.Event]) -> Head:
         """Write the events down, durably; then they may be released. `BudgetSpent`, and nothing written, when they do not fit.
 
@@ -152,6 +164,8 @@ class Ledger:
                         f"{cause.run} round {cause.round} was charged before, for something else; the charge stays"
                     )
                 return self.head
+            if not all(map(self.continues, released)):
+                raise JournalError("this error vector does not go on from where it was charged last; nothing may be released")
             account = self._accounts.get(dataset) or _Account(best_filter(released[0], limit.epsilon, limit.delta))
             spent = account.spent
             for event in released:
@@ -179,6 +193,7 @@ class Ledger:
         self._hashes.append(hash_)
         account.spent = spent
         self._accounts[dataset] = account
+        self._follow(released)
         return self.head
 
     def close(self) -> None:
@@ -202,8 +217,15 @@ class Ledger:
 
     def _book(self, body: dict[str, Any]) -> None:
         account = self._accounts.setdefault(body["dataset"], _Account(Filter(body["order"])))
-        for event in body["events"]:
-            account.spent = account.spent.plus(events.decode(json.dumps(event)), account.filter)
+        released = [events.decode(json.dumps(event)) for event in body["events"]]
+        for event in released:
+            account.spent = account.spent.plus(event, account.filter)
+        self._follow(released)
+
+    def _follow(self, released: Sequence[events.Event]) -> None:
+        for event in released:
+            if isinstance(event, events.ErrorFeedback) and event.vector:
+                self._vectors[event.vector] = (event.earlier_steps + event.steps, event.earlier_epochs + event.epochs)
 
 
 def read(path: Path) -> list[Line]:
