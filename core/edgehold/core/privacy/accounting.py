@@ -54,7 +54,7 @@ def _added(event: ErrorFeedback, total: Callable[[ErrorFeedback], float]) -> flo
 
 @lru_cache(maxsize=4096)
 def _squared_mu(event: ErrorFeedback) -> float:
-    """The better of A and C. Rounding moves each step by up to `grid` more, and the squares sum to (mu + sqrt(steps) grid)^2."""
+    """The better of A and C. Rounding moves a step by up to `grid` more; the squares sum to (mu + sqrt(steps) grid)^2."""
     found = min(_worst_case(event), _bounded(event))
     return inf if isinf(found) else float((sqrt(found) + sqrt(event.steps) * event.grid) ** 2)
 
