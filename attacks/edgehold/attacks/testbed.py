@@ -13,6 +13,7 @@ Every process is a child of ours, listens on loopback at a free port, and ends w
 import asyncio
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -54,6 +55,8 @@ def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     def value(item: Any) -> str:
         if isinstance(item, Mapping):
             return "{ " + ", ".join(f"{key} = {value(one)}" for key, one in item.items()) + " }"
+        if isinstance(item, float) and math.isinf(item):
+            return "inf" if item > 0 else "-inf"
         return json.dumps(item)
 
     return "".join(

@@ -13,6 +13,8 @@ from edgehold.core.task import Task
 from edgehold.core.vectors import FloatArray, Schema
 
 METHODS: Mapping[str, str] = {
+    "dp_ef_sgd": "edgehold.defenses.dp_ef_sgd",
+    "dp_sgd": "edgehold.defenses.baselines.dp_sgd",
     "fedavg": "edgehold.defenses.baselines.fedavg",
     "frl": "edgehold.defenses.frl",
     "hidenseek": "edgehold.defenses.hidenseek",

@@ -8,9 +8,13 @@ from torch import nn
 from edgehold.core.errors import ConfigError
 
 
-def logistic(shape: tuple[int, ...], outputs: int, bias: bool = True) -> nn.Sequential:
-    """One linear layer; with one output, linear regression."""
-    return mlp(shape, outputs, (), bias)
+def logistic(shape: tuple[int, ...], outputs: int, bias: bool = True, zeros: bool = False) -> nn.Sequential:
+    """One linear layer; with one output, linear regression. zeros: all weights start at 0, as convex problems may."""
+    model = mlp(shape, outputs, (), bias)
+    if zeros:
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+    return model
 
 
 def mlp(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (64,), bias: bool = True) -> nn.Sequential:

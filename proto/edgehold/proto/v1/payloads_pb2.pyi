@@ -28,24 +28,28 @@ class TaskHeader(_message.Message):
     FEDAVG_FIELD_NUMBER: _builtins.int
     FRL_FIELD_NUMBER: _builtins.int
     HIDENSEEK_FIELD_NUMBER: _builtins.int
+    DP_EF_SGD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
     def frl(self) -> Global___FrlTask: ...
     @_builtins.property
     def hidenseek(self) -> Global___HideNseekTask: ...
+    @_builtins.property
+    def dp_ef_sgd(self) -> Global___DpEfSgdTask: ...
     def __init__(
         self,
         *,
         fedavg: Global___FedAvgTask | None = ...,
         frl: Global___FrlTask | None = ...,
         hidenseek: Global___HideNseekTask | None = ...,
+        dp_ef_sgd: Global___DpEfSgdTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -58,24 +62,28 @@ class UpdateHeader(_message.Message):
     FEDAVG_FIELD_NUMBER: _builtins.int
     FRL_FIELD_NUMBER: _builtins.int
     HIDENSEEK_FIELD_NUMBER: _builtins.int
+    DP_EF_SGD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
     def frl(self) -> Global___FrlUpdate: ...
     @_builtins.property
     def hidenseek(self) -> Global___HideNseekUpdate: ...
+    @_builtins.property
+    def dp_ef_sgd(self) -> Global___DpEfSgdUpdate: ...
     def __init__(
         self,
         *,
         fedavg: Global___FedAvgUpdate | None = ...,
         frl: Global___FrlUpdate | None = ...,
         hidenseek: Global___HideNseekUpdate | None = ...,
+        dp_ef_sgd: Global___DpEfSgdUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -305,3 +313,88 @@ class HideNseekUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HideNseekUpdate: _TypeAlias = HideNseekUpdate  # noqa: Y015
+
+@_typing.final
+class DpEfSgdTask(_message.Message):
+    """Body of the task: the global model, float32. Body of the update: noisy local model minus global model, float32. Serves DP-SGD
+    too, with an error_clip of 0. The update says nothing else: even the number of records is private.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIP_FIELD_NUMBER: _builtins.int
+    ERROR_CLIP_FIELD_NUMBER: _builtins.int
+    CEILING_FIELD_NUMBER: _builtins.int
+    NOISE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    LOCAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    clip: _builtins.float
+    """Largest norm of a gradient in a sum."""
+    error_clip: _builtins.float
+    """Largest norm of the error vector in a sum; infinite: no bound; 0: no error feedback."""
+    ceiling: _builtins.float
+    """Hard bound on each gradient before anything else; infinite: none."""
+    noise_multiplier: _builtins.float
+    """Deviation of the noise on a sum, over clip."""
+    learning_rate: _builtins.float
+    batch_size: _builtins.float
+    """What sums are divided by; a constant, never the number of records drawn."""
+    sampling: _builtins.str
+    """"bins" or "poisson"."""
+    local_epochs: _builtins.int
+    bins: _builtins.int
+    steps: _builtins.int
+    rate: _builtins.float
+    reset: _builtins.bool
+    """The error vector starts anew with each epoch or round."""
+    momentum: _builtins.float
+    seed: _builtins.int
+    """Training seed of the run; nothing private is drawn from it."""
+    def __init__(
+        self,
+        *,
+        clip: _builtins.float = ...,
+        error_clip: _builtins.float = ...,
+        ceiling: _builtins.float = ...,
+        noise_multiplier: _builtins.float = ...,
+        learning_rate: _builtins.float = ...,
+        batch_size: _builtins.float = ...,
+        sampling: _builtins.str = ...,
+        local_epochs: _builtins.int = ...,
+        bins: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        rate: _builtins.float = ...,
+        reset: _builtins.bool = ...,
+        momentum: _builtins.float = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "bins", b"bins", "ceiling", b"ceiling", "clip", b"clip", "error_clip", b"error_clip", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "noise_multiplier", b"noise_multiplier", "rate", b"rate", "reset", b"reset", "sampling", b"sampling", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DpEfSgdTask: _TypeAlias = DpEfSgdTask  # noqa: Y015
+
+@_typing.final
+class DpEfSgdUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DpEfSgdUpdate: _TypeAlias = DpEfSgdUpdate  # noqa: Y015

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgehold.attacks.eval.cells import Cell, Played
 
 REPRODUCTIONS = {
+    "dp_ef_sgd": "edgehold.attacks.eval.reproductions.dp_ef_sgd",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "frl": "edgehold.attacks.eval.reproductions.frl",
     "frl_cifar10": "edgehold.attacks.eval.reproductions.frl_cifar10",

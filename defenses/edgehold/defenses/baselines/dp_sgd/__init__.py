@@ -1,0 +1,13 @@
+"""DP-SGD: the baseline of `edgehold.defenses.dp_ef_sgd`, on the same path, without error feedback. See README.md."""
+
+from edgehold.core.contract import Method, Needs
+from edgehold.defenses.dp_ef_sgd.state import PlainSettings
+
+METHOD = Method(
+    name="dp_sgd",
+    summary="Each device adds noise to its own clipped gradient sums",
+    source="Abadi et al. 2016, arXiv:1607.00133",
+    settings=PlainSettings,
+    package="edgehold.defenses.dp_ef_sgd",
+    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, torch=True, charges=True),
+)
