@@ -97,14 +97,15 @@ def gap(count: int) -> Sampler:
     """How far the joint law P of `count` draws is from the rounded Gaussian's Q, if keystreams are as good as random bits: for
     every set S of outcomes P(S) <= e^ratio Q(S) + distance, and the same with P and Q exchanged.
 
-    Distance, for one draw. Beyond 13 deviations nothing is drawn: 2 Phi(-13) < 2^-125. Each of the 208 cells' chances is within
-    2^-128: the law of (cell, place) is at most 208 / 2 * 2^-128 < 2^-121 away in total variation, and dividing by the chance of
-    acceptance, above 0.97, as conditioning does, leaves it there: TV(P|A, Q|A) <= TV(P, Q) / max(P(A), Q(A)). Together < 2^-120.
+    Distance, for one draw. Beyond 13 deviations nothing is drawn: 2 Phi(-13) < 2^-125. The chance of each of the 208 cells is
+    within 2^-128, so that the law of (cell, place) is at most 208 / 2 * 2^-128 = 0.82 * 2^-121 away in total variation; keeping
+    what is accepted, event A, divides that by its chance, above 0.97: TV(P|A, Q|A) <= TV(P, Q) / max(P(A), Q(A)). Together
+    below 2^-120.
 
     Ratio, for one draw. Open attempts are settled with `rounded.accepted_below`: rounded down to 2^-159 where chances are above
     0.44, with 70 digits, and a series whose relative error is below 15 / 2^128 < 2^-124: each chance is within a factor of
-    e^(2^-123), and conditioning on acceptance doubles the exponent: 2^-122. All other attempts are decided as those would be: the
-    error of their floating-point chance is within the margin that leaves an attempt open.
+    e^(2^-123), and keeping what is accepted doubles the exponent: 2^-122. All other attempts are decided as those would be,
+    because the error of their floating-point chance is within the margin that leaves an attempt open.
 
     Over independent draws both add up; the sums here leave a factor of two and more for e^ratio.
     """
