@@ -23,7 +23,14 @@ MAY_USE = {
 SERVER_PARTS = ("store", "identity", "rounds", "wire", "desk")
 # Keys, tokens, identities, seals and signatures: randomness here comes from the operating system, or it is a hole.
 NO_ORDINARY_RANDOMNESS = {"identity", "keys", "ca", "tokens", "enrolment", "spool", "manifest"}
-ORDINARY = ("random", "numpy.random")
+ORDINARY = ("random", "numpy.random", "torch.random", "edgehold.core.rng", "edgehold.core.streams")
+# Where noise is drawn, also by what is called: tensors and generators have methods that draw.
+DRAWING = {
+    "Generator", "RandomState", "default_rng", "manual_seed", "seed", "set_rng_state", "fork_rng",
+    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "multinomial", "bernoulli",
+    "normal", "standard_normal", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "cauchy_", "log_normal_",
+    "trunc_normal_", "geometric_", "poisson", "samples", "rvs",
+}  # fmt: skip
 TORCH_AT_ONCE = ("core/edgehold/core/torch_", "client/edgehold/client/data/", "client/edgehold/client/models/")
 """Loaded by name when a device or an evaluator makes such a task; nothing else imports them at once."""
 
@@ -108,22 +115,80 @@ def test_a_part_of_the_server_uses_only_those_below_it(part: str) -> None:
         assert not [one for one in (*above, "daemon", "app") if uses(names, f"edgehold.server.{one}")], path
 
 
+def ordinary_sources(tree: ast.AST) -> list[str]:
+    """Sources of numbers that can be repeated, as far as a module names them."""
+    wrong = [source for source in ORDINARY if uses(everywhere(tree), source)]
+    # `import numpy as np; np.random...` imports nothing forbidden and is forbidden all the same.
+    return wrong + [
+        f"{node.value.id}.random"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "random" and isinstance(node.value, ast.Name)
+        and node.value.id in ("np", "numpy", "torch")
+    ]  # fmt: skip
+
+
+def drawing(tree: ast.AST) -> list[str]:
+    """Names that draw ordinary random numbers, whatever they are called on."""
+    called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named = {name.rpartition(".")[2] for name in everywhere(tree)}
+    return sorted((called | named) & DRAWING)
+
+
 def test_no_ordinary_randomness_where_secrets_are_made() -> None:
     watched = [path for room in ROOMS for path in modules(room) if path.stem in NO_ORDINARY_RANDOMNESS]
     assert {path.stem for path in watched} == NO_ORDINARY_RANDOMNESS
-    wrong = []
-    for path in watched:
+    assert not [(path, wrong) for path in watched if (wrong := ordinary_sources(parsed(path)))]
+
+
+PRIVACY = REPOSITORY / "core" / "edgehold" / "core" / "privacy"
+
+
+def test_no_ordinary_randomness_where_noise_is_drawn() -> None:
+    watched = sorted(PRIVACY.rglob("*.py"))
+    assert "noise" in {path.stem for path in watched}
+    assert not [(path, wrong) for path in watched if (wrong := ordinary_sources(parsed(path)) + drawing(parsed(path)))]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import random",
+        "def f():\n    from random import gauss",
+        "import numpy as np\ndef draw(n):\n    return np.random.default_rng().integers(n)",
+        "from numpy.random import Generator, Philox",
+        "import numpy.random as r",
+        "from numpy import random",
+        "import torch\nx = torch.randn(3)",
+        "import torch\ng = torch.Generator()",
+        "from torch import randn_like",
+        "from torch import normal as n",
+        "import torch\ntorch.empty(3).normal_()",
+        "import torch\ntorch.random.manual_seed(1)",
+        "from torch.random import fork_rng",
+        "from edgehold.core.rng import stream",
+        "from edgehold.core import rng",
+        "from edgehold.core.streams import client_stream",
+        "from statistics import NormalDist\nx = NormalDist().samples(3)",
+    ],
+)
+def test_planted_ordinary_randomness_is_found(planted: str) -> None:
+    source = (PRIVACY / "noise.py").read_text(encoding="utf-8")
+    found = ast.parse(f"{source}\n{planted}\n")
+    assert ordinary_sources(found) + drawing(found)
+
+
+def test_keys_for_noise_are_given_in_tests_alone() -> None:
+    """Whoever can give a key can draw the noise again: no module but its own knows of `KeyedNoise`."""
+
+    def knows(path: Path) -> bool:
         tree = parsed(path)
-        wrong += [f"{path}: {source}" for source in ORDINARY if uses(everywhere(tree), source)]
-        # `import numpy as np; np.random...` imports nothing forbidden and is forbidden all the same.
-        wrong += [
-            f"{path}: numpy.random"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and node.attr == "random" and isinstance(node.value, ast.Name)
-            and node.value.id in ("np", "numpy")
-        ]  # fmt: skip
-        wrong += [f"{path}: edgehold.core.rng" for source in ("edgehold.core.rng",) if uses(everywhere(tree), source)]
-    assert not wrong
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        imports = {name.rpartition(".")[2] for name in everywhere(tree)}
+        return "KeyedNoise" in names | attributes | imports
+
+    assert [path for room in ROOMS for path in modules(room) if knows(path)] == [PRIVACY / "noise.py"]
+    assert knows(REPOSITORY / "tests" / "support" / "fixed_noise.py")
 
 
 def test_nothing_imports_torch_before_it_is_needed() -> None:

@@ -22,6 +22,7 @@ _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "ordered_mean": (_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER),
     "combined": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER),
+    "gauss": (_POINTER, _COUNT, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER),
     "gram": (_POINTER, _COUNT, _COUNT, _COUNT, _POINTER),
     "mixed": (_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
     "subset_sums": (_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _POINTER),
@@ -80,6 +81,18 @@ class Kernels:
             raise ValueError(f"subsets of {_TOGETHER * members.shape[1]} rows, but there are {len(rows)}")
         pointers = _pointers(rows), len(rows), members, scale, len(members), _width(rows), _pointers(out)
         self._call("subset_sums", *pointers)
+
+    def gauss(self, attempts: Array, table: Sequence[Array], out: Array) -> tuple[int, int, bool]:
+        """Values of the rounded Gaussian from the front of `attempts`: how many attempts were used, how many values they made,
+        and whether the next attempt is one that stays open. What the three mean stands in `edgehold.core.privacy.rounded`.
+
+        attempts: contiguous, 16 bytes each; table: edges (cells,) uint64, first cells (256,) uint8, series (14,) float64;
+        out: int64, contiguous, no more values are made than fit.
+        """
+        edges, start, series = table
+        told = np.empty(3, np.int64)
+        self._call("gauss", attempts, len(attempts), edges, start, series, len(out), out, told)
+        return int(told[0]), int(told[1]), bool(told[2])
 
     def _call(self, function: str, *arguments: Array | int) -> None:
         failed = getattr(self._library, function)(*(x.ctypes.data if isinstance(x, np.ndarray) else x for x in arguments))
