@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgehold.attacks.testbed import Federation, eventually
 from edgehold.core.crashpoints import EXIT_CODE, VARIABLE
@@ -48,7 +49,10 @@ def memory(keep: Path) -> int:
     """Rounds the device's committed state has seen."""
     found = rows(keep, "SELECT round FROM local WHERE run='memory'")
     state = rows(keep, "SELECT hex(state) FROM local WHERE run='memory'")
-    assert not found or int.from_bytes(bytes.fromhex(str(state[0][0])), "little") == found[0][0]
+    if found:
+        sealed = bytes.fromhex(str(state[0][0]))
+        opened = AESGCM(keep.with_suffix(".key").read_bytes()).decrypt(sealed[:12], sealed[12:], b"memory")
+        assert int.from_bytes(opened, "little") == found[0][0]
     return found[0][0] if found else 0
 
 

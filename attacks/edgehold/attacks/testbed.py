@@ -163,15 +163,25 @@ class Federation:
             self._write_config({names[key]: address for key, address in self.addresses.items()})
         return seconds
 
-    def add_client(self, client: str, tasks: Tasks, adversary: tuple[str, Mapping[str, Any]] | None = None) -> None:
-        """Enrol a device with a one-time token and write its configuration and a permissive policy."""
+    def add_client(
+        self,
+        client: str,
+        tasks: Tasks,
+        adversary: tuple[str, Mapping[str, Any]] | None = None,
+        budgets: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        """Enrol a device with a one-time token and write its configuration and a permissive policy.
+
+        budgets: (max_epsilon, delta) by data set.
+        """
         home = self.folder / client
         bundle = operator.mint(self.home, client, 3600.0, ())
         home.mkdir(mode=0o700, exist_ok=True)
         asyncio.run(enrol.enrol(decode_bundle(bundle), home / "identity"))
         (home / "policy.toml").write_text(
             'allowed_methods = ["*"]\nallowed_tasks = ["*"]\nrounds_per_day = 1000000\nallow_unmasked = true\n'
-            "max_payload_bytes = 1073741824\n",
+            "max_payload_bytes = 1073741824\n"
+            + toml({f"budgets.{name}": {"max_epsilon": e, "delta": d} for name, (e, d) in (budgets or {}).items()}),
             encoding="utf-8",
         )
         self.configure_client(client, tasks, adversary)

@@ -179,6 +179,26 @@ def _show_policy(path: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--dataset", help="Only this data set.")
+@_home
+@as_json_option
+def ledger(dataset: str | None, home: Path, as_json: bool) -> None:
+    """The bill: what every run has spent of the privacy budgets in policy.toml, and what is left.
+
+    Epsilon is that of the data set after the line, at the delta of its budget. Nothing here is ever refunded.
+
+    Example: fl-client ledger --home /var/lib/fl-client; fl-client ledger --dataset patients --json
+    """
+    from edgehold.client.bill import bill, told
+    from edgehold.client.config import Home
+    from edgehold.client.policy import load_policy
+
+    places = Home(home)
+    found = bill(places.ledger, load_policy(places.policy).budgets, dataset)
+    click.echo(json.dumps(found) if as_json else told(found))
+
+
+@main.command()
 @_home
 @as_json_option
 def check(home: Path, as_json: bool) -> None:

@@ -4,6 +4,7 @@
 [tasks.digits]
 task = "edgehold.client.data.digits:make_task"     # package.module:function, called once with the options
 options = { part = 3, parts = 10 }
+dataset = "patients"                               # whose privacy budget it spends; left out: the task's own name
 
 [transfer]                                         # every key may be left out
 stall_s = 20.0
@@ -28,9 +29,13 @@ from edgehold.core.plan import Name, Positive
 
 
 class TaskTable(Config, frozen=True, kw_only=True):
-    """[tasks.NAME]: the function that makes the device's `Task`, and its keyword arguments."""
+    """[tasks.NAME]: the function that makes the device's `Task`, and its keyword arguments.
+
+    dataset: name of the data behind it, under which the policy keeps a privacy budget; by default the task's own name.
+    """
 
     task: str
+    dataset: Name | None = None
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -77,6 +82,7 @@ class Home:
         self.policy = folder / "policy.toml"
         self.identity = folder / "identity"
         self.keep = folder / "keep.db"
+        self.ledger = folder / "ledger.db"
         self.outbox = folder / "outbox"
         self.lock = folder / "lock"
 
@@ -119,6 +125,7 @@ TEMPLATE = """\
 # [tasks.digits]
 # task = "edgehold.client.data.digits:make_task"
 # options = { }
+# dataset = "patients"          # whose privacy budget in policy.toml it spends; left out: the task's own name
 #
 # [log]
 # format = "json"

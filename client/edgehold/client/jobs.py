@@ -5,6 +5,7 @@ Jobs of one run follow each other, because each starts from the local state that
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import logging
 import threading
@@ -21,21 +22,25 @@ from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
 from edgehold.client.outbox import Outbox, Parcel
-from edgehold.client.policy import Policy, PolicyFile
+from edgehold.client.policy import BudgetTable, Policy, PolicyFile
 from edgehold.client.transfer import SERVICE, Upload, download, statement_of
 from edgehold.client.worker import Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.crashpoints import reach
 from edgehold.core.errors import (
+    BudgetSpent,
     Busy,
     ConfigError,
     Corrupted,
     FlError,
     JournalError,
+    LedgerRolledBack,
     PolicyRefused,
     Stale,
     TransferError,
 )
 from edgehold.core.logs import event, peer_text
+from edgehold.core.privacy.events import Event
+from edgehold.core.privacy.ledger import Cause, Head, Ledger, Limit
 from edgehold.proto.channel import Stub
 from edgehold.proto.strict import TEXT_LIMIT
 from edgehold.proto.v1 import control_pb2
@@ -47,6 +52,12 @@ CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 JOBS_AT_ONCE = 16
 """Tasks a device holds at the same time, over all runs."""
 DECLINE_TIMEOUT_S = 10.0
+_HIDDEN: dict[type[FlError], str] = {
+    ConfigError: "the device has no working task or method of that name; its own log says more",
+    BudgetSpent: "the privacy budget of the data does not allow this round",
+    LedgerRolledBack: "the device's privacy ledger is older than one it showed before",
+}
+"""What a server is told instead of the message."""
 
 
 class Link:
@@ -92,11 +103,13 @@ class Jobs:
         broken: Callable[[JournalError], None],
     ) -> None:
         """who: identity and channel in force now (renewal replaces them). broken: told when the device's disk fails."""
+        self._home = home
         self._config = config
         self._policy = policy
         self._keep = keep
         self._outbox = Outbox(home.outbox)
         self._shelf = threading.Lock()
+        self._book: Ledger | None = None
         self._training = training
         self._who = who
         self._broken = broken
@@ -160,6 +173,8 @@ class Jobs:
             task.cancel()
         if running or self._side:
             await asyncio.wait([*running, *self._side])
+        if self._book is not None:
+            self._book.close()
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do `work` without waiting for it; `close` ends it."""
@@ -214,6 +229,7 @@ class Jobs:
 
     async def _perform(self, job: Job, assignment: TaskAssignment) -> None:
         await self._training.run(lambda: self._bench.admit(assignment))
+        self._budget(assignment)
         bare = TaskAssignment()
         bare.CopyFrom(assignment)
         bare.ClearField("inline_body")
@@ -242,13 +258,48 @@ class Jobs:
         body = await self._body(assignment)
         local = await asyncio.to_thread(self._keep.local, job.key.run, job.key.round)
         began = time.monotonic()
-        done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled))
+        charge = functools.partial(self._charge, assignment)
+        done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled, charge))
         reach("trained_not_stored")
         seconds = round(time.monotonic() - began, 3)
         parcel = await asyncio.to_thread(self._store, job, done)
         event(log, logging.INFO, "trained", seconds=seconds, bytes=parcel.length, **_names(assignment.id), **done.facts)
         reach("stored_not_sent")
         return parcel
+
+    def _budget(self, assignment: TaskAssignment) -> tuple[str, BudgetTable | None]:
+        """The data set behind the task and its privacy budget; `PolicyRefused` where method and budget do not fit."""
+        table = self._config.tasks.get(assignment.task)
+        dataset = (table.dataset if table else None) or assignment.task
+        charges = self._bench.needs(assignment.method).charges
+        return dataset, self._policy.current().budget(dataset, assignment.method, charges)
+
+    def _charge(self, assignment: TaskAssignment, released: tuple[Event, ...]) -> bool:
+        """Charge the ledger for a task, by the policy as it stands now. In the training thread."""
+        dataset, budget = self._budget(assignment)
+        assert budget is not None, "a method that charges nothing asked for a charge"
+        # Who is shown a newer ledger than its own has forgotten releases, and would spend their budget again.
+        self._ledger.must_know(Head(assignment.ledger_lines, assignment.ledger_hash or bytes(32)))
+        if not all(map(self._ledger.continues, released)):
+            return False
+        where = assignment.id
+        cause = Cause(where.run, where.round, where.attempt, where.nonce, assignment.method)
+        self._ledger.charge(dataset, Limit(budget.max_epsilon, budget.delta), cause, released)
+        spent = self._ledger.epsilon(dataset, budget.delta)
+        event(log, logging.INFO, "charged", dataset=dataset, epsilon=round(spent, 4), **_names(assignment.id))
+        return True
+
+    @property
+    def _ledger(self) -> Ledger:
+        """Opened when first needed: most devices of most runs have none."""
+        with self._shelf:
+            if self._book is None:
+                self._book = Ledger(self._home.ledger)
+            return self._book
+
+    def _head(self) -> Head | None:
+        """What the server is to remember of the ledger; None where there is none."""
+        return self._ledger.head if self._book is not None or self._home.ledger.exists() else None
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
@@ -308,8 +359,9 @@ class Jobs:
         """Send the stored update until the server has answered for good, then record the answer."""
         job.sending = True
         began = time.monotonic()
+        upload = self._upload(assignment, parcel)
         try:
-            receipt = await self._upload(assignment, parcel).run(resume=resume)
+            receipt = await upload.run(resume=resume)
         except FlError as error:
             _warn("update_refused", error, assignment.id)
             await self._end(self._keep.drop, job.key)
@@ -329,7 +381,7 @@ class Jobs:
         mine, _ = self._who()
         statement = statement_of(assignment, mine.client_id, parcel)
         path = self._outbox.path(parcel.digest)
-        return Upload(self._transfer, statement, mine.signing_key, path, self._config.transfer)
+        return Upload(self._transfer, statement, mine.signing_key, path, self._config.transfer, self._head())
 
     def _allow(self, assignment: TaskAssignment) -> Policy:
         """The policy, if it allows the task and this device can honour it."""
@@ -368,9 +420,9 @@ class Jobs:
 
     async def _decline(self, task: TaskId, error: FlError) -> None:
         """Tell the server not to wait for us; if it does not hear it, its deadline says the same."""
-        # What stands in client.toml is the owner's business.
-        mine = isinstance(error, ConfigError)
-        reason = "the device has no working task or method of that name; its own log says more" if mine else error.message
+        # What stands in client.toml and in the ledger is the owner's business.
+        hidden = next((said for kind, said in _HIDDEN.items() if isinstance(error, kind)), None)
+        reason = hidden or error.message
         reason = peer_text(reason)[:TEXT_LIMIT]
         with contextlib.suppress(FlError):
             request = DeclineRequest(id=task, code=error.code, reason=reason)

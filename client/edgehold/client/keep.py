@@ -2,9 +2,12 @@
 
 One SQLite file, WAL, every commit synced. A task moves `received -> trained -> acknowledged`; `cancelled` means that no byte
 of it left and it may be done again, `dropped` that it is over without being counted. The local state of a round is stored
-with the trained update but becomes the run's state only in the transaction that records the server's receipt.
+with the trained update but becomes the run's state only in the transaction that records the server's receipt. Local states are
+sealed (AES-256-GCM) under a key in a file of its own: a copy of the keep alone does not show what methods keep to themselves.
 """
 
+import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -14,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from edgehold.client.outbox import Parcel
 from edgehold.core.errors import JournalError, PolicyRefused, Stale
+from edgehold.core.files import sync_folder
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
@@ -30,6 +37,7 @@ CREATE TABLE IF NOT EXISTS status (key TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 
 _MINE = "WHERE run = ? AND round = ? AND attempt = ? AND nonce = ?"
 _REMEMBERED_S = 31 * 86400.0
+_NONCE = 12
 
 
 class TaskKey(NamedTuple):
@@ -65,6 +73,7 @@ class Keep:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self._seal = AESGCM(_key(path.with_suffix(".key")))
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
@@ -129,7 +138,7 @@ class Keep:
             done = db.execute(
                 f"UPDATE task SET state = 'trained', digest = ?, length = ?, kind = ?, local = ? {_MINE} "
                 "AND state = 'received'",
-                (parcel.digest, parcel.length, parcel.kind, local, *key),
+                (parcel.digest, parcel.length, parcel.kind, self._sealed(key.run, local), *key),
             )
             return done.rowcount == 1
 
@@ -181,9 +190,20 @@ class Keep:
         if row is None:
             return None
         at, state, before = cast(tuple[int, bytes, bytes | None], row)
-        if at > round and state:
+        if at > round and self._opened(run, state):
             raise Stale(f"round {round} of run {run!r}, but this device's state is already that of round {at}")
-        return before if at == round else state
+        found = before if at == round else state
+        return None if found is None else self._opened(run, found)
+
+    def _sealed(self, run: str, local: bytes) -> bytes:
+        nonce = secrets.token_bytes(_NONCE)
+        return nonce + self._seal.encrypt(nonce, local, run.encode())
+
+    def _opened(self, run: str, sealed: bytes) -> bytes:
+        try:
+            return self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], run.encode())
+        except (InvalidTag, ValueError):
+            raise JournalError(f"the local state of run {run!r} does not open: keep.key is not its key") from None
 
     def find(self, key: TaskKey) -> Entry | None:
         """The task as remembered, if it is."""
@@ -215,6 +235,26 @@ class Keep:
             f"SELECT run, round, attempt, nonce, state, assignment, digest, length, kind FROM task {_MINE}", key
         ).fetchone()
         return _entry(row) if row else None
+
+
+def _key(path: Path) -> bytes:
+    """The key in that file, drawn and synced when there is none; `JournalError` when it cannot be."""
+    try:
+        if not path.exists():
+            draft = path.with_suffix(".draft")
+            draft.unlink(missing_ok=True)
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+            sync_folder(path.parent)
+        found = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"{path}: the key of the device's keep cannot be read: {error}") from None
+    if len(found) != 32:
+        raise JournalError(f"{path}: {len(found)} bytes; the key of the device's keep has 32")
+    return found
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -7,7 +7,14 @@ allowed_roots = []                # SHA-256 fingerprints (hex) of roots; empty: 
 rounds_per_day = 200              # rounds this device starts per UTC day
 allow_unmasked = false            # whether an update may leave that the server can read on its own
 max_payload_bytes = 67108864      # largest model in, largest update out
+
+[budgets.patients]                # a data set: the most that may ever be learnt about one record of it, over all runs
+max_epsilon = 6.0
+delta = 1e-5
 ```
+
+A data set with a budget is for methods that charge the privacy ledger, and for them alone; without one they have nothing to
+charge, and do not run either.
 
 Fail closed: without the file the daemon does not start, and a file that breaks later stops all work until it is mended.
 """
@@ -26,6 +33,13 @@ Word = Annotated[str, msgspec.Meta(pattern=r"^(\*|[a-z0-9][a-z0-9_-]{0,63})$")]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
+class BudgetTable(Config, frozen=True, kw_only=True):
+    """[budgets.DATASET]: bound on everything that is ever released about one record of the data set."""
+
+    max_epsilon: Annotated[float, msgspec.Meta(gt=0, le=1000)]
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-5
+
+
 class Policy(Config, frozen=True, kw_only=True):
     """A whole policy.toml. The lists of methods and tasks must be stated; the other defaults are cautious."""
 
@@ -35,6 +49,7 @@ class Policy(Config, frozen=True, kw_only=True):
     rounds_per_day: Annotated[int, msgspec.Meta(ge=0)] = 200
     allow_unmasked: bool = False
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 << 20
+    budgets: dict[Name, BudgetTable] = msgspec.field(default_factory=dict)
 
     def admit(self, task: Name, method: str, masked: bool, base_length: int) -> None:
         """Return if the owner allows such a task, else raise the `PolicyRefused` that names the key which forbids it."""
@@ -45,6 +60,20 @@ class Policy(Config, frozen=True, kw_only=True):
         if not masked and not self.allow_unmasked:
             raise PolicyRefused("the update would travel unmasked and allow_unmasked is false")
         self.admit_length(base_length, "the model")
+
+    def budget(self, dataset: str, method: str, charges: bool) -> BudgetTable | None:
+        """The data set's budget for a method that charges the ledger, None for one that does not and meets none.
+
+        `PolicyRefused` for a private method without a budget to charge, and for any other on data that have one.
+        """
+        found = self.budgets.get(dataset)
+        if charges and found is None:
+            raise PolicyRefused(
+                f"method {method!r} spends a privacy budget and the policy has none for this data set: [budgets.NAME]"
+            )
+        if found is not None and not charges:
+            raise PolicyRefused(f"this data set has a privacy budget; method {method!r} adds no noise that could be charged")
+        return found
 
     def admit_length(self, length: int, what: str) -> None:
         """Return if a payload of `length` bytes may be held, else raise `PolicyRefused`."""
@@ -125,4 +154,12 @@ allow_unmasked = {str(allow_unmasked).lower()}
 
 # Largest model that comes in and largest update that goes out, in bytes.
 max_payload_bytes = {64 << 20}
+
+# Privacy budgets, by data set (in client.toml: dataset of a task, or the task's own name). What is released about one record,
+# over all runs and methods, stays within (max_epsilon, delta); every release is charged in ledger.db before it exists
+# (`fl-client ledger`). A data set that has a budget is for methods that add noise, and for them alone.
+#
+# [budgets.patients]
+# max_epsilon = 6.0
+# delta = 1e-5
 """

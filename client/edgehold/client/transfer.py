@@ -30,6 +30,7 @@ from edgehold.core.errors import (
 )
 from edgehold.core.logs import event, peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
+from edgehold.core.privacy.ledger import Head
 from edgehold.proto.channel import Stub
 from edgehold.proto.chunks import with_data
 from edgehold.proto.strict import CHUNK_LIMIT
@@ -158,14 +159,21 @@ class Upload:
     """One update on its way out."""
 
     def __init__(
-        self, transfer: Callable[[], Stub], statement: UploadStatement, key: Ed25519PrivateKey, path: Path, table: TransferTable
+        self,
+        transfer: Callable[[], Stub],
+        statement: UploadStatement,
+        key: Ed25519PrivateKey,
+        path: Path,
+        table: TransferTable,
+        ledger: Head | None = None,
     ) -> None:
-        """transfer: the stub in force now (renewal replaces it). path: the outbox file."""
+        """transfer: the stub in force now (renewal replaces it). path: the outbox file. ledger: shown with the update."""
         self._transfer = transfer
         self._manifest = manifest_of(statement)
         self._signature = key.sign(statement.signing_input())
         self._path = path
         self._table = table
+        self._shown = {"ledger_lines": ledger.lines, "ledger_hash": ledger.hash} if ledger else {}
 
     async def ask(self) -> ResumeResponse:
         """Where the upload stands at the server; one try."""
@@ -225,7 +233,7 @@ class Upload:
         length = self._manifest.payload_length
         with self._path.open("rb") as file:
             file.seek(offset)
-            head: dict[str, Any] = {"manifest": self._manifest, "signature": self._signature}
+            head: dict[str, Any] = {"manifest": self._manifest, "signature": self._signature, **self._shown}
             while True:
                 data = file.read(CHUNK_LIMIT)
                 yield with_data(UploadRequest(**head, offset=offset), data)

@@ -8,16 +8,20 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from edgehold.client.config import ClientConfig, call
-from edgehold.core.contract import ClientSide, Codec, Facts, Method, Payload
-from edgehold.core.errors import ConfigError, FlError, WrongShape
+from edgehold.core.contract import ClientSide, Codec, Facts, Method, Needs, Payload, PrivateClientSide
+from edgehold.core.errors import ConfigError, FlError, JournalError, WrongShape
+from edgehold.core.privacy.events import Event
 from edgehold.core.task import Task
 from edgehold.core.vectors import Bytes
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 
 T = TypeVar("T")
+
+Charge: TypeAlias = Callable[[tuple[Event, ...]], bool]
+"""Charges what is about to be released, durably; False when the local state does not go on from what was charged last."""
 
 
 class TrainingThread:
@@ -86,7 +90,7 @@ class Workbench:
         self._config = config
         self._client_id = client_id
         self._tasks: dict[str, Task] = {}
-        self._sides: dict[str, tuple[Codec[Any, Any], ClientSide[Any, Any, Any]]] = {}
+        self._sides: dict[str, tuple[Codec[Any, Any], ClientSide[Any, Any, Any], ClientSide[Any, Any, Any]]] = {}
 
     def task(self, name: str) -> Task:
         """The device's task of that name; `ConfigError` when it has none or cannot make it."""
@@ -108,12 +112,20 @@ class Workbench:
             )
 
     def work(
-        self, assignment: TaskAssignment, body: bytes | memoryview, local: bytes | None, cancelled: threading.Event
+        self,
+        assignment: TaskAssignment,
+        body: bytes | memoryview,
+        local: bytes | None,
+        cancelled: threading.Event,
+        charge: Charge,
     ) -> Trained:
-        """One round. local: committed state of the run, None at first contact. `Cancelled` when it is no longer wanted."""
+        """One round. local: committed state of the run, None at first contact. `Cancelled` when it is no longer wanted.
+
+        What a private method is about to release is charged before any noise is drawn; what `charge` raises ends the round.
+        """
         from edgehold.core.streams import client_stream
 
-        codec, side = self._side(assignment.method)
+        codec, side, honest = self._side(assignment.method)
         task = self.task(assignment.task)
         order = codec.decode_order(Payload(assignment.header, Bytes(body)), task.schema)
         where = assignment.id
@@ -123,12 +135,19 @@ class Workbench:
         state = self._guard(lambda: side.begin(order, task, rng) if local is None else side.load(local))
         if cancelled.is_set():
             raise Cancelled
+        if self.needs(assignment.method).charges:
+            # The honest half says what it costs, whatever an adversary around it would say.
+            private = cast(PrivateClientSide[Any, Any, Any], honest)
+            if not charge(self._guard(lambda: private.charges(order, state, task))):
+                state = self._guard(lambda: side.begin(order, task, rng))
+                if not charge(self._guard(lambda: private.charges(order, state, task))):
+                    raise JournalError("a fresh local state does not fit the privacy ledger; nothing was released")
         state, update, facts = self._guard(lambda: side.work(order, state, task, rng))
         if cancelled.is_set():
             raise Cancelled
         payload, kept = self._guard(lambda: (codec.encode_update(update), side.dump(state)))
         # What moves local state must not be made twice: after a power cut it would start from another state.
-        durable = bool(kept) or self._durable(assignment.method)
+        durable = bool(kept) or self.needs(assignment.method).durable_outbox
         return Trained(payload, codec.kind, durable, kept, facts)
 
     def _guard(self, step: Callable[[], T]) -> T:
@@ -140,23 +159,20 @@ class Workbench:
             # Its text may quote private data, and the reason travels: name the exception only.
             raise FlError(f"the device's own code raised {type(error).__name__}") from error
 
-    def _side(self, name: str) -> tuple[Codec[Any, Any], ClientSide[Any, Any, Any]]:
+    def _side(self, name: str) -> tuple[Codec[Any, Any], ClientSide[Any, Any, Any], ClientSide[Any, Any, Any]]:
         if name not in self._sides:
             from edgehold.defenses import registry
 
-            side = registry.client_side(name)
+            side = honest = registry.client_side(name)
             if adversary := self._config.adversary:
                 side = call(adversary.entry, adversary.options, "adversary.entry")(side, self._client_id)
-            self._sides[name] = (registry.codec(name, None), side)
+            self._sides[name] = (registry.codec(name, None), side, honest)
         return self._sides[name]
 
     @staticmethod
-    def _durable(name: str) -> bool:
+    def needs(name: str) -> Needs:
+        """What the method asks of a device, under any settings; `ConfigError` for one that this package does not have."""
         from edgehold.defenses import registry
 
         found: Method = registry.method(name)
-        try:
-            return found.needs(None).durable_outbox
-        except Exception:
-            # The answer depends on settings that only the plan has: sync, which is right for every method.
-            return True
+        return found.needs(None)

@@ -15,15 +15,10 @@ from torch import Tensor, nn
 
 from edgehold.core import torch_layers
 from edgehold.core.errors import ConfigError
+from edgehold.core.privacy.sampling import BLOCK
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array
 
-BLOCK = 32
-"""Records whose gradients are added in float32, before float64 takes over: also bounds the memory of a step."""
-SURCHARGE = 2.0**-11
-"""Relative: what rounding can add to the distance between the sums of neighbours. Adding BLOCK float32 vectors of norm C rounds
-by at most BLOCK^2 2^-24 C; in two worlds, and in up to four blocks that a record can change: 8 BLOCK^2 2^-24 = 2^-11.
-"""
 _SHY = 1.0 - 2.0**-16
 """Clipping aims so much lower, because a norm in float32 is off by a few units in its last places."""
 
@@ -116,7 +111,7 @@ class ClippedSums:
 
 
 def _parts(group: Array) -> Iterator[Array]:
-    """Four blocks, and what is beyond them one by one: a record more moves no more than four blocks (see SURCHARGE)."""
+    """Four blocks, and what is beyond them one by one: a record more moves four blocks at most (`sampling.SURCHARGE`)."""
     head = group[: 4 * BLOCK]
     for start in range(0, len(head), BLOCK):
         yield head[start : start + BLOCK]

@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -107,7 +107,7 @@ class Ledger:
             raise JournalError(f"{path}: the privacy ledger cannot be opened: {error}") from None
         self._hashes: list[bytes] = []
         for body in _checked(path, rows, self._hashes):
-            self._book(body)
+            self._follow(_booked(self._accounts, body))
 
     @property
     def head(self) -> Head:
@@ -215,13 +215,6 @@ class Ledger:
             except sqlite3.Error as error:
                 raise JournalError(f"{self._path}: the privacy ledger failed: {error}") from error
 
-    def _book(self, body: dict[str, Any]) -> None:
-        account = self._accounts.setdefault(body["dataset"], _Account(Filter(body["order"])))
-        released = [events.decode(json.dumps(event)) for event in body["events"]]
-        for event in released:
-            account.spent = account.spent.plus(event, account.filter)
-        self._follow(released)
-
     def _follow(self, released: Sequence[events.Event]) -> None:
         for event in released:
             if isinstance(event, events.ErrorFeedback) and event.vector:
@@ -230,8 +223,39 @@ class Ledger:
 
 def read(path: Path) -> list[Line]:
     """Every charge of the file, oldest first, while a daemon may be using it; [] where there is none."""
+    found: list[Line] = []
+    accounts: dict[str, _Account] = {}
+    for number, body in enumerate(_bodies(path), 1):
+        released = _booked(accounts, body)
+        account, limit = accounts[body["dataset"]], Limit(body["epsilon"], body["delta"])
+        epsilon = account.spent.epsilon(account.filter, limit.delta)
+        where = (body["dataset"], body["run"], body["round"], body["method"])
+        found.append(Line(number, *where, released, epsilon, limit, body["time_unix_s"]))
+    return found
+
+
+def summary(path: Path, deltas: Mapping[str, float]) -> dict[str, float]:
+    """Epsilon spent by data set, at its delta in `deltas`, else at that of its last charge."""
+    accounts: dict[str, _Account] = {}
+    last: dict[str, float] = {}
+    for body in _bodies(path):
+        _booked(accounts, body)
+        last[body["dataset"]] = body["delta"]
+    return {name: one.spent.epsilon(one.filter, deltas.get(name, last[name])) for name, one in accounts.items()}
+
+
+def _booked(accounts: dict[str, _Account], body: dict[str, Any]) -> tuple[events.Event, ...]:
+    """The events of a line, added to its data set's account."""
+    account = accounts.setdefault(body["dataset"], _Account(Filter(body["order"])))
+    released = tuple(events.decode(json.dumps(event)) for event in body["events"])
+    for event in released:
+        account.spent = account.spent.plus(event, account.filter)
+    return released
+
+
+def _bodies(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
-        return []
+        return
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
@@ -240,28 +264,7 @@ def read(path: Path) -> list[Line]:
             db.close()
     except sqlite3.Error as error:
         raise JournalError(f"{path}: the privacy ledger cannot be read: {error}") from None
-    found: list[Line] = []
-    accounts: dict[str, _Account] = {}
-    for number, body in enumerate(_checked(path, rows, []), 1):
-        account = accounts.setdefault(body["dataset"], _Account(Filter(body["order"])))
-        released = tuple(events.decode(json.dumps(event)) for event in body["events"])
-        for event in released:
-            account.spent = account.spent.plus(event, account.filter)
-        limit = Limit(body["epsilon"], body["delta"])
-        found.append(
-            Line(
-                number,
-                body["dataset"],
-                body["run"],
-                body["round"],
-                body["method"],
-                released,
-                account.spent.epsilon(account.filter, limit.delta),
-                limit,
-                body["time_unix_s"],
-            )  # fmt: skip
-        )
-    return found
+    yield from _checked(path, rows, [])
 
 
 def _checked(path: Path, rows: Sequence[tuple[int, str, bytes]], hashes: list[bytes]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,15 @@ import numpy as np
 
 from edgehold.core.vectors import Array
 
+BLOCK = 32
+"""Records whose gradients are added in float32, before float64 takes over; this also bounds the memory of a step."""
+SURCHARGE = 2.0**-11
+"""Relative: what rounding can add to the distance between the sums of neighbours. Adding BLOCK float32 vectors of norm C rounds
+by at most BLOCK^2 2^-24 C; in two worlds, and in up to four blocks that a record can change: 8 BLOCK^2 2^-24 = 2^-11.
+"""
+GROUP = 16
+"""Records that a group holds on average: far from four blocks, beyond which a group is added record by record."""
+
 Words: TypeAlias = Callable[[int], Array]
 """count -> (count,) uint64, uniform and independent. Another than the system's is of use in tests alone."""
 
@@ -21,7 +30,10 @@ def system_words(count: int) -> Array:
 
 
 def in_bins(records: int, bins: int, groups: int, words: Words) -> list[list[Array]]:
-    """Each record into one of `bins` batches, and within it into one of `groups` groups (see `torch_persample`): indices."""
+    """Each record into one of `bins` batches, and within it into one of `groups` groups: their indices.
+
+    Groups are added up apart (`edgehold.core.torch_persample`), so that a record changes the rounding of its own group alone.
+    """
     return _dealt(np.arange(records), words(records) % np.uint64(bins * groups), bins, groups)
 
 

@@ -15,7 +15,7 @@ from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.privacy.events import Event
 from edgehold.core.privacy.noise import Noise, SystemNoise
-from edgehold.core.privacy.sampling import Words, in_bins, poisson, system_words
+from edgehold.core.privacy.sampling import GROUP, Words, in_bins, poisson, system_words
 from edgehold.core.task import Task
 from edgehold.core.vectors import Array, FloatArray, Vector
 from edgehold.defenses.dp_ef_sgd.state import GRID, Local, Order, Training, Update
@@ -23,8 +23,6 @@ from edgehold.defenses.dp_ef_sgd.state import GRID, Local, Order, Training, Upda
 _FARTHEST = 2.0**62
 """Of a sum, in steps of the grid: cutting there brings neighbours no farther apart, an overflow would."""
 _HEAD = struct.Struct("<QQ32s32s")
-_GROUP = 16
-"""Records that a group holds on average (see `torch_persample`)."""
 
 
 class DpEfSgdClient:
@@ -106,7 +104,7 @@ class DpEfSgdClient:
 
     def _batches(self, how: Training, records: int) -> list[list[list[Array]]]:
         """By epoch (or round) the batches, each in groups of records."""
-        groups = max(1, int(-(-how.batch_size // _GROUP)))
+        groups = max(1, int(-(-how.batch_size // GROUP)))
         if how.sampling == "poisson":
             return [poisson(records, how.rate, how.steps, groups, self._words)]
         return [in_bins(records, how.bins, groups, self._words) for _ in range(how.local_epochs)]

@@ -9,13 +9,14 @@ import msgspec
 
 from edgehold.core.config import Config
 from edgehold.core.errors import ConfigError
-from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian, Sampler
+from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian
+from edgehold.core.privacy.noise import gap
+from edgehold.core.privacy.rounded import DEVIATION
+from edgehold.core.privacy.sampling import SURCHARGE
 from edgehold.core.vectors import Array, Vector
 from edgehold.defenses.baselines.fedavg import state as fedavg
 
-SURCHARGE = 2.0**-11
-"""Relative addition to clip and ceiling for rounding in sums of gradients (`edgehold.core.torch_persample`)."""
-GRID = 2.0**-32
+GRID = 1.0 / DEVIATION
 """Step of the grid on which sums and noise are integers, in deviations of the noise (`edgehold.core.privacy.rounded`)."""
 
 
@@ -81,8 +82,7 @@ class Training(Config, frozen=True, kw_only=True):
 
     def released(self, size: int, steps_before: int = 0, epochs_before: int = 0, vector: str = "") -> tuple[Event, ...]:
         """What a round of a model with `size` values releases, for the ledger. before: of the same error vector."""
-        draws = self.steps_per_round * size
-        sampler = Sampler(ratio=draws * 2.0**-121, distance=draws * 2.0**-119)
+        sampler = gap(self.steps_per_round * size)
         grid, sigma, clip = sqrt(size) * GRID, self.sigma, self.clip * (1 + SURCHARGE)
         if not self.feeds_back:
             sensitivity = clip + grid * sigma

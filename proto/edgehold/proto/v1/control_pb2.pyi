@@ -160,6 +160,8 @@ class TaskAssignment(_message.Message):
     MASKED_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     INLINE_BODY_FIELD_NUMBER: _builtins.int
+    LEDGER_LINES_FIELD_NUMBER: _builtins.int
+    LEDGER_HASH_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     federation: _builtins.str
     plan_digest: _builtins.bytes
@@ -182,6 +184,11 @@ class TaskAssignment(_message.Message):
     """Ed25519 by the server over label and length-prefixed fields (see core/manifest.py)."""
     inline_body: _builtins.bytes
     """The body itself when it is small enough for a control message; otherwise it is downloaded by digest."""
+    ledger_lines: _builtins.int
+    """The newest head of this device's privacy ledger that came with an upload of its own: lines, and hash of the last one. A device
+    whose ledger does not have it was restored from an old copy, and refuses to spend.
+    """
+    ledger_hash: _builtins.bytes
     @_builtins.property
     def id(self) -> Global___TaskId: ...
     def __init__(
@@ -202,10 +209,12 @@ class TaskAssignment(_message.Message):
         masked: _builtins.bool = ...,
         signature: _builtins.bytes = ...,
         inline_body: _builtins.bytes = ...,
+        ledger_lines: _builtins.int = ...,
+        ledger_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "base_length", b"base_length", "deadline_s", b"deadline_s", "federation", b"federation", "header", b"header", "id", b"id", "inline_body", b"inline_body", "masked", b"masked", "method", b"method", "plan_digest", b"plan_digest", "protocol_version", b"protocol_version", "roster_digest", b"roster_digest", "schema_digest", b"schema_digest", "signature", b"signature", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "base_length", b"base_length", "deadline_s", b"deadline_s", "federation", b"federation", "header", b"header", "id", b"id", "inline_body", b"inline_body", "ledger_hash", b"ledger_hash", "ledger_lines", b"ledger_lines", "masked", b"masked", "method", b"method", "plan_digest", b"plan_digest", "protocol_version", b"protocol_version", "roster_digest", b"roster_digest", "schema_digest", b"schema_digest", "signature", b"signature", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from edgehold.proto.v1 import control_pb2 as edgehold_dot_proto_dot_v1_dot_control__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/transfer.proto\x12\x11\x65\x64gehold.proto.v1\x1a\x1f\x65\x64gehold/proto/v1/control.proto\"1\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"0\n\x10\x44ownloadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xe4\x01\n\x08Manifest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x13\n\x0bplan_digest\x18\x03 \x01(\x0c\x12\'\n\x04task\x18\x04 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x06 \x01(\x0c\x12\x14\n\x0cpayload_kind\x18\x07 \x01(\t\x12\x16\n\x0epayload_length\x18\x08 \x01(\x04\x12\x16\n\x0epayload_digest\x18\t \x01(\x0c\"o\n\rUploadRequest\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\\\n\x07Receipt\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x16\n\x0epayload_digest\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"=\n\x0eUploadResponse\x12+\n\x07receipt\x18\x01 \x01(\x0b\x32\x1a.edgehold.proto.v1.Receipt\"Q\n\rResumeRequest\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"M\n\x0eResumeResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12+\n\x07receipt\x18\x02 \x01(\x0b\x32\x1a.edgehold.proto.v1.Receipt2\x88\x02\n\x0fTransferService\x12U\n\x08\x44ownload\x12\".edgehold.proto.v1.DownloadRequest\x1a#.edgehold.proto.v1.DownloadResponse0\x01\x12O\n\x06Upload\x12 .edgehold.proto.v1.UploadRequest\x1a!.edgehold.proto.v1.UploadResponse(\x01\x12M\n\x06Resume\x12 .edgehold.proto.v1.ResumeRequest\x1a!.edgehold.proto.v1.ResumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/transfer.proto\x12\x11\x65\x64gehold.proto.v1\x1a\x1f\x65\x64gehold/proto/v1/control.proto\"1\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"0\n\x10\x44ownloadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xe4\x01\n\x08Manifest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x13\n\x0bplan_digest\x18\x03 \x01(\x0c\x12\'\n\x04task\x18\x04 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x06 \x01(\x0c\x12\x14\n\x0cpayload_kind\x18\x07 \x01(\t\x12\x16\n\x0epayload_length\x18\x08 \x01(\x04\x12\x16\n\x0epayload_digest\x18\t \x01(\x0c\"\x9a\x01\n\rUploadRequest\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x14\n\x0cledger_lines\x18\x05 \x01(\x04\x12\x13\n\x0bledger_hash\x18\x06 \x01(\x0c\"\\\n\x07Receipt\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x16\n\x0epayload_digest\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"=\n\x0eUploadResponse\x12+\n\x07receipt\x18\x01 \x01(\x0b\x32\x1a.edgehold.proto.v1.Receipt\"Q\n\rResumeRequest\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"M\n\x0eResumeResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12+\n\x07receipt\x18\x02 \x01(\x0b\x32\x1a.edgehold.proto.v1.Receipt2\x88\x02\n\x0fTransferService\x12U\n\x08\x44ownload\x12\".edgehold.proto.v1.DownloadRequest\x1a#.edgehold.proto.v1.DownloadResponse0\x01\x12O\n\x06Upload\x12 .edgehold.proto.v1.UploadRequest\x1a!.edgehold.proto.v1.UploadResponse(\x01\x12M\n\x06Resume\x12 .edgehold.proto.v1.ResumeRequest\x1a!.edgehold.proto.v1.ResumeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,16 +38,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADRESPONSE']._serialized_end=187
   _globals['_MANIFEST']._serialized_start=190
   _globals['_MANIFEST']._serialized_end=418
-  _globals['_UPLOADREQUEST']._serialized_start=420
-  _globals['_UPLOADREQUEST']._serialized_end=531
-  _globals['_RECEIPT']._serialized_start=533
-  _globals['_RECEIPT']._serialized_end=625
-  _globals['_UPLOADRESPONSE']._serialized_start=627
-  _globals['_UPLOADRESPONSE']._serialized_end=688
-  _globals['_RESUMEREQUEST']._serialized_start=690
-  _globals['_RESUMEREQUEST']._serialized_end=771
-  _globals['_RESUMERESPONSE']._serialized_start=773
-  _globals['_RESUMERESPONSE']._serialized_end=850
-  _globals['_TRANSFERSERVICE']._serialized_start=853
-  _globals['_TRANSFERSERVICE']._serialized_end=1117
+  _globals['_UPLOADREQUEST']._serialized_start=421
+  _globals['_UPLOADREQUEST']._serialized_end=575
+  _globals['_RECEIPT']._serialized_start=577
+  _globals['_RECEIPT']._serialized_end=669
+  _globals['_UPLOADRESPONSE']._serialized_start=671
+  _globals['_UPLOADRESPONSE']._serialized_end=732
+  _globals['_RESUMEREQUEST']._serialized_start=734
+  _globals['_RESUMEREQUEST']._serialized_end=815
+  _globals['_RESUMERESPONSE']._serialized_start=817
+  _globals['_RESUMERESPONSE']._serialized_end=894
+  _globals['_TRANSFERSERVICE']._serialized_start=897
+  _globals['_TRANSFERSERVICE']._serialized_end=1161
 # @@protoc_insertion_point(module_scope)

@@ -115,9 +115,14 @@ class UploadRequest(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    LEDGER_LINES_FIELD_NUMBER: _builtins.int
+    LEDGER_HASH_FIELD_NUMBER: _builtins.int
     signature: _builtins.bytes
     offset: _builtins.int
     data: _builtins.bytes
+    ledger_lines: _builtins.int
+    """First message, where the device has a privacy ledger: its head, for the server to remember and to show again with later tasks."""
+    ledger_hash: _builtins.bytes
     @_builtins.property
     def manifest(self) -> Global___Manifest: ...
     def __init__(
@@ -127,10 +132,12 @@ class UploadRequest(_message.Message):
         signature: _builtins.bytes = ...,
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
+        ledger_lines: _builtins.int = ...,
+        ledger_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "manifest", b"manifest", "offset", b"offset", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "ledger_hash", b"ledger_hash", "ledger_lines", b"ledger_lines", "manifest", b"manifest", "offset", b"offset", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,7 @@ from edgehold.core.errors import (
     FlError,
     IdentityError,
     Interrupted,
+    OutsideLaw,
     RejectedUpdate,
     Stale,
     TooLarge,
@@ -37,6 +38,7 @@ from edgehold.proto.strict import CHUNK_LIMIT, exactly, name, text
 from edgehold.proto.v1.transfer_pb2 import Manifest, Receipt
 from edgehold.server.identity.roster import Member
 from edgehold.server.rounds.board import Board, OpenRound
+from edgehold.server.store import records
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.spool import SealedFile
 
@@ -206,6 +208,13 @@ class Admission:
                 f"{usage.free >> 20} MiB of disk are left, {self._min_free_share:.0%} must stay free; try again later",
                 retry_after_s=60.0,
             )
+
+    async def remember_ledger(self, client: str, lines: int, digest: bytes) -> None:
+        """Note, durably, how far the client's privacy ledger has come: later tasks show it again."""
+        if lines >= 1 << 62:
+            raise OutsideLaw(f"a privacy ledger of {lines} lines; fewer than 2^62 are believed")
+        if records.ledger_head(self._journal, client)[0] < lines:
+            await self._journal.write(lambda db: records.remember_ledger(db, client, lines, digest))
 
     def receipt(self, client: str, manifest: Manifest) -> Receipt | None:
         """The first receipt of this very upload; `Duplicate` when the task has one for other bytes."""

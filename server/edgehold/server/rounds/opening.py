@@ -80,6 +80,7 @@ class Opening:
             roster_digest(cohort), self.schema.digest, opened.task, str(self.plan.method["name"]),
             int(self.plan.privacy.masked),
         )  # fmt: skip
+        lines, head = records.ledger_head(self.floor.journal, client)
         return TaskAssignment(
             id=opened.id,
             protocol_version=statement.protocol_version,
@@ -96,4 +97,6 @@ class Opening:
             masked=self.plan.privacy.masked,
             signature=self.floor.signing_key.sign(statement.signing_input()),
             inline_body=inline,
+            ledger_lines=lines,
+            ledger_hash=head,
         )

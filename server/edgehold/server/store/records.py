@@ -54,6 +54,21 @@ class RoundRow:
         )
 
 
+def ledger_head(journal: Journal, client: str) -> tuple[int, bytes]:
+    """The newest head of its privacy ledger that the client showed: lines, and hash of the last; (0, b"") for none."""
+    found = journal.read("SELECT lines, hash FROM ledgers WHERE client=?", client)
+    return (int(found[0][0]), bytes(found[0][1])) if found else (0, b"")
+
+
+def remember_ledger(db: sqlite3.Connection, client: str, lines: int, digest: bytes) -> None:
+    """Keep the head, unless a newer one is known: an old copy of a ledger must not be taken for the newest."""
+    db.execute(
+        "INSERT INTO ledgers VALUES (?, ?, ?) ON CONFLICT (client) DO UPDATE SET lines = excluded.lines, hash = excluded.hash "
+        "WHERE excluded.lines > lines",
+        (client, lines, digest),
+    )
+
+
 _COLUMNS = "run, round, attempt, state, nonce, selection, base, survivors, model, packed, facts"
 
 

@@ -75,6 +75,9 @@ class TransferService:
         found = self._admission.begin(self._member(caller), first.manifest, first.signature)
         if isinstance(found, Receipt):
             return UploadResponse(receipt=found)
+        if first.ledger_lines:
+            digest = exactly(first.ledger_hash, 32, "ledger hash")
+            await self._admission.remember_ledger(found.client, first.ledger_lines, digest)
         found.generation += 1
         try:
             return UploadResponse(receipt=await self._receive(found, first, requests, caller))
