@@ -46,6 +46,8 @@ from edgehold.core.vectors import Bytes, Schema, Tensor, Vector
 from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
+from edgehold.defenses.dp_ef_sgd import state as dp_ef_sgd
+from edgehold.defenses.dp_ef_sgd.codec import DpEfSgdCodec
 from edgehold.defenses.frl import state as frl
 from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.defenses.frl.coding import entropy_coded
@@ -218,6 +220,7 @@ def _payloads() -> list[Target]:
     return [
         *_rankings(whole),
         *_signs(whole),
+        *_private(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -261,6 +264,20 @@ def _signs(whole: Callable[[Payload], bytes]) -> list[Target]:
     return [
         Target("signs", [whole(vote)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("sign order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+    ]
+
+
+def _private(whole: Callable[[Payload], bytes]) -> list[Target]:
+    codec, schema = DpEfSgdCodec(dp_ef_sgd.Settings(clip_norm=1.0)), Schema((Tensor("a", (3, 3)), Tensor("b", (2, 4))))
+    values = Vector.of(np.linspace(-1, 1, 17, dtype=np.float32))
+    asked = codec.encode_order(dp_ef_sgd.Order(values, dp_ef_sgd.Training(), 3))
+    return [
+        Target(
+            "noisy update",
+            [whole(codec.encode_update(dp_ef_sgd.Update(values)))],
+            lambda data: codec.decode_update(Container.split(Bytes(data)), schema),
+        ),
+        Target("private order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
 

@@ -56,5 +56,17 @@ def first_weights(name: str, settings: Any, task: Task, seed: int) -> FloatArray
     return np.asarray(task.initial(seed), dtype="<f4")
 
 
+def accounts(name: str) -> Any:
+    """What a private method costs and how much noise it takes, as a module with `noise_for` and `epsilon_after`; `ConfigError` for
+    a method that adds no noise.
+    """
+    if not method(name).needs(None).charges:
+        private = ", ".join(one for one in names() if method(one).needs(None).charges)
+        raise ConfigError(
+            f"method {name!r} adds no noise, so that nothing is charged; private ones: {private}", field="method.name"
+        )
+    return _module(name, "accounts")
+
+
 def _module(name: str, half: str) -> Any:
     return import_module(f"{method(name).package}.{half}")

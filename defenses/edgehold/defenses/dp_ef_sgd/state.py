@@ -33,7 +33,7 @@ class Training(Config, frozen=True, kw_only=True):
 
     clip: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 1.0
     error_clip: Annotated[float, msgspec.Meta(ge=0)] = inf
-    ceiling: Annotated[float, msgspec.Meta(gt=0)] = inf
+    ceiling: Annotated[float, msgspec.Meta(gt=0)] = 3.0
     noise_multiplier: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 1.0
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 0.1
     batch_size: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 32.0
