@@ -57,8 +57,9 @@ def first_weights(name: str, settings: Any, task: Task, seed: int) -> FloatArray
 
 
 def accounts(name: str) -> Any:
-    """What a private method costs and how much noise it takes, as a module with `noise_for` and `epsilon_after`; `ConfigError` for
-    a method that adds no noise.
+    """What a private method costs and how much noise it takes: a module with `noise_for` and `epsilon_after`.
+
+    `ConfigError` for a method that adds no noise.
     """
     if not method(name).needs(None).charges:
         private = ", ".join(one for one in names() if method(one).needs(None).charges)

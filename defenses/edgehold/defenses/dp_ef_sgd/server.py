@@ -9,7 +9,7 @@ from edgehold.core.vectors import Schema, Space, Vector
 from edgehold.defenses.baselines.fedavg import state as fedavg
 from edgehold.defenses.baselines.fedavg.server import FedAvgServer
 from edgehold.defenses.dp_ef_sgd.accounts import epsilon_after
-from edgehold.defenses.dp_ef_sgd.state import Order, Settings, State, Training, Update
+from edgehold.defenses.dp_ef_sgd.state import Order, Settings, State, Update
 
 
 class DpEfSgdServer:
@@ -18,7 +18,7 @@ class DpEfSgdServer:
     def __init__(self, settings: Settings, schema: Schema, seed: int) -> None:
         self._settings, self._schema, self._seed = settings, schema, seed
         self._combine = FedAvgServer(settings.combining(), schema, seed)
-        self._training = Training(**{name: getattr(settings, name) for name in Training.__struct_fields__})
+        self._training = settings.training()
 
     def start(self, model: Vector) -> State:
         """State before the first round."""

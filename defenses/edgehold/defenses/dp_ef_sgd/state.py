@@ -116,6 +116,10 @@ class Settings(Training, frozen=True, kw_only=True):
         self.must_be_sound()
         self.combining().check(updates)
 
+    def training(self) -> Training:
+        """What devices are told of it."""
+        return Training(**{name: getattr(self, name) for name in Training.__struct_fields__})
+
     def combining(self) -> fedavg.Settings:
         """How the server combines what devices send: FedAvg's way."""
         names = ("rule", "rule_options", "liars", "server_momentum", "server_learning_rate", "clip_norm")

@@ -38,14 +38,15 @@ def noise(plan: Path, epsilon: float, delta: float, values: int, as_json: bool) 
     parsed, settings = parse_plan(text, registry.method, str(plan))
     accounts = registry.accounts(str(parsed.method["name"]))
     rounds = parsed.run.rounds
-    found = accounts.noise_for(settings, values, rounds, epsilon, delta)
+    planned = settings.training()
+    found = accounts.noise_for(planned, values, rounds, epsilon, delta)
     said: dict[str, Any] = {
         "noise_multiplier": found.noise_multiplier,
         "epsilon": accounts.epsilon_after(found, values, rounds, delta, epsilon),
         "delta": delta,
         "rounds": rounds,
-        "plan_noise_multiplier": settings.noise_multiplier,
-        "plan_epsilon": accounts.epsilon_after(settings, values, rounds, delta, epsilon),
+        "plan_noise_multiplier": planned.noise_multiplier,
+        "plan_epsilon": accounts.epsilon_after(planned, values, rounds, delta, epsilon),
     }
     if as_json:
         click.echo(json.dumps(said))
