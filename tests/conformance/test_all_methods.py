@@ -29,12 +29,25 @@ def tasks_for(name: str) -> Sequence[Task]:
 
         net = {"hidden": [7], "bias": False}
         return [make_task("digits", i, 5, limit=9, model="mlp", net=net) for i in range(5)]
+    if name == "hyperfl":  # it generates the layers before a PyTorch model's last one
+        from edgehold.attacks.eval.data import make_task
+
+        return [make_task("digits", i, 5, limit=9, model="mlp", net={"hidden": [7]}) for i in range(5)]
     return TASKS
+
+
+def client_half(name: str) -> Any:
+    """The device half; where it draws from the operating system, with a draw that repeats."""
+    if name == "hyperfl":
+        from edgehold.defenses.hyperfl.client import HyperFLClient
+
+        return HyperFLClient(draw=lambda: b"conformance")
+    return registry.client_side(name)
 
 
 def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
     return Halves(
-        lambda: registry.client_side(name),
+        lambda: client_half(name),
         lambda: registry.server_side(name, settings, schema, 1),
         lambda: registry.codec(name, settings),
         lambda task, seed: registry.first_weights(name, settings, task, seed),

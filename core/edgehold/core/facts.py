@@ -27,6 +27,7 @@ _ALL = (
     Fact("edges_contested", "share", "Share of the edges that the plan's number of liars could take in or out of the model"),
     Fact("signs_turned", "share", "Share of the weights left whose voted sign differs from the round before"),
     Fact("signs_contested", "share", "Share of the weights left whose sign the plan's number of liars could turn"),
+    Fact("own_accuracy", "share", "Share of a device's own test records that its personal model classifies correctly"),
     Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
     Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),
     Fact("round_seconds", "s", "Time from opening the round to its commit"),

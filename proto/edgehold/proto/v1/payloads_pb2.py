@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/payloads.proto\x12\x11\x65\x64gehold.proto.v1\"\xa9\x01\n\nTaskHeader\x12/\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.FedAvgTaskH\x00\x12)\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1a.edgehold.proto.v1.FrlTaskH\x00\x12\x35\n\thidenseek\x18\x05 \x01(\x0b\x32 .edgehold.proto.v1.HideNseekTaskH\x00\x42\x08\n\x06method\"\xb1\x01\n\x0cUpdateHeader\x12\x31\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1f.edgehold.proto.v1.FedAvgUpdateH\x00\x12+\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1c.edgehold.proto.v1.FrlUpdateH\x00\x12\x37\n\thidenseek\x18\x05 \x01(\x0b\x32\".edgehold.proto.v1.HideNseekUpdateH\x00\x42\x08\n\x06method\"\xae\x01\n\nFedAvgTask\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08momentum\x18\x04 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x01\x12\x10\n\x08proximal\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x17\n\x0f\x63lient_momentum\x18\x08 \x01(\x01\"\x1f\n\x0c\x46\x65\x64\x41vgUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\"\xda\x01\n\x07\x46rlTask\x12\x0c\n\x04keep\x18\x01 \x01(\x01\x12\x14\n\x0clocal_epochs\x18\x02 \x01(\r\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\r\n\x05\x64\x65\x63\x61y\x18\x05 \x01(\x01\x12\x10\n\x08momentum\x18\x06 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05round\x18\t \x01(\r\x12\x0e\n\x06signed\x18\n \x01(\x08\x12\x0f\n\x07\x65ntropy\x18\x0b \x03(\x08\x12\x0b\n\x03top\x18\x0c \x01(\x01\")\n\tFrlUpdate\x12\x0f\n\x07\x65ntropy\x18\x01 \x03(\x08\x12\x0b\n\x03top\x18\x02 \x01(\x01\"\xaf\x01\n\rHideNseekTask\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\x04\x12\x0e\n\x06voters\x18\x04 \x01(\r\x12\x14\n\x0clocal_epochs\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x12\n\nstart_size\x18\x08 \x01(\x01\x12\x0e\n\x06values\x18\t \x01(\t\"\x11\n\x0fHideNseekUpdateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n edgehold/proto/v1/payloads.proto\x12\x11\x65\x64gehold.proto.v1\"\xdc\x01\n\nTaskHeader\x12/\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.FedAvgTaskH\x00\x12)\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1a.edgehold.proto.v1.FrlTaskH\x00\x12\x35\n\thidenseek\x18\x05 \x01(\x0b\x32 .edgehold.proto.v1.HideNseekTaskH\x00\x12\x31\n\x07hyperfl\x18\x06 \x01(\x0b\x32\x1e.edgehold.proto.v1.HyperFlTaskH\x00\x42\x08\n\x06method\"\xe6\x01\n\x0cUpdateHeader\x12\x31\n\x06\x66\x65\x64\x61vg\x18\x01 \x01(\x0b\x32\x1f.edgehold.proto.v1.FedAvgUpdateH\x00\x12+\n\x03\x66rl\x18\x04 \x01(\x0b\x32\x1c.edgehold.proto.v1.FrlUpdateH\x00\x12\x37\n\thidenseek\x18\x05 \x01(\x0b\x32\".edgehold.proto.v1.HideNseekUpdateH\x00\x12\x33\n\x07hyperfl\x18\x06 \x01(\x0b\x32 .edgehold.proto.v1.HyperFlUpdateH\x00\x42\x08\n\x06method\"\xae\x01\n\nFedAvgTask\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08momentum\x18\x04 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x01\x12\x10\n\x08proximal\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x17\n\x0f\x63lient_momentum\x18\x08 \x01(\x01\"\x1f\n\x0c\x46\x65\x64\x41vgUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\"\xda\x01\n\x07\x46rlTask\x12\x0c\n\x04keep\x18\x01 \x01(\x01\x12\x14\n\x0clocal_epochs\x18\x02 \x01(\r\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\r\n\x05\x64\x65\x63\x61y\x18\x05 \x01(\x01\x12\x10\n\x08momentum\x18\x06 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05round\x18\t \x01(\r\x12\x0e\n\x06signed\x18\n \x01(\x08\x12\x0f\n\x07\x65ntropy\x18\x0b \x03(\x08\x12\x0b\n\x03top\x18\x0c \x01(\x01\")\n\tFrlUpdate\x12\x0f\n\x07\x65ntropy\x18\x01 \x03(\x08\x12\x0b\n\x03top\x18\x02 \x01(\x01\"\xaf\x01\n\rHideNseekTask\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\x04\x12\x0e\n\x06voters\x18\x04 \x01(\r\x12\x14\n\x0clocal_epochs\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x12\n\nstart_size\x18\x08 \x01(\x01\x12\x0e\n\x06values\x18\t \x01(\t\"\x11\n\x0fHideNseekUpdate\"\xe6\x01\n\x0bHyperFlTask\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x11\n\tembedding\x18\x02 \x01(\r\x12\x0e\n\x06hidden\x18\x03 \x01(\r\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12\x13\n\x0bhead_epochs\x18\x05 \x01(\r\x12\x1a\n\x12head_learning_rate\x18\x06 \x01(\x01\x12\x14\n\x0clocal_epochs\x18\x07 \x01(\r\x12\x15\n\rlearning_rate\x18\x08 \x01(\x01\x12\x12\n\nbatch_size\x18\t \x01(\r\x12\x10\n\x08momentum\x18\n \x01(\x01\x12\x14\n\x0cweight_decay\x18\x0b \x01(\x01\" \n\rHyperFlUpdate\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgehold.proto.v1.payloads_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASKHEADER']._serialized_start=56
-  _globals['_TASKHEADER']._serialized_end=225
-  _globals['_UPDATEHEADER']._serialized_start=228
-  _globals['_UPDATEHEADER']._serialized_end=405
-  _globals['_FEDAVGTASK']._serialized_start=408
-  _globals['_FEDAVGTASK']._serialized_end=582
-  _globals['_FEDAVGUPDATE']._serialized_start=584
-  _globals['_FEDAVGUPDATE']._serialized_end=615
-  _globals['_FRLTASK']._serialized_start=618
-  _globals['_FRLTASK']._serialized_end=836
-  _globals['_FRLUPDATE']._serialized_start=838
-  _globals['_FRLUPDATE']._serialized_end=879
-  _globals['_HIDENSEEKTASK']._serialized_start=882
-  _globals['_HIDENSEEKTASK']._serialized_end=1057
-  _globals['_HIDENSEEKUPDATE']._serialized_start=1059
-  _globals['_HIDENSEEKUPDATE']._serialized_end=1076
+  _globals['_TASKHEADER']._serialized_end=276
+  _globals['_UPDATEHEADER']._serialized_start=279
+  _globals['_UPDATEHEADER']._serialized_end=509
+  _globals['_FEDAVGTASK']._serialized_start=512
+  _globals['_FEDAVGTASK']._serialized_end=686
+  _globals['_FEDAVGUPDATE']._serialized_start=688
+  _globals['_FEDAVGUPDATE']._serialized_end=719
+  _globals['_FRLTASK']._serialized_start=722
+  _globals['_FRLTASK']._serialized_end=940
+  _globals['_FRLUPDATE']._serialized_start=942
+  _globals['_FRLUPDATE']._serialized_end=983
+  _globals['_HIDENSEEKTASK']._serialized_start=986
+  _globals['_HIDENSEEKTASK']._serialized_end=1161
+  _globals['_HIDENSEEKUPDATE']._serialized_start=1163
+  _globals['_HIDENSEEKUPDATE']._serialized_end=1180
+  _globals['_HYPERFLTASK']._serialized_start=1183
+  _globals['_HYPERFLTASK']._serialized_end=1413
+  _globals['_HYPERFLUPDATE']._serialized_start=1415
+  _globals['_HYPERFLUPDATE']._serialized_end=1447
 # @@protoc_insertion_point(module_scope)
