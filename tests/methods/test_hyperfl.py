@@ -1,7 +1,7 @@
 """HyperFL: its layout by hand, exact invariants of generator and training, its law on the wire, a run on the digits."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from edgehold.attacks.byzantine import gaussian
 from edgehold.attacks.eval.data import make_task
+from edgehold.attacks.eval.named import Named
 from edgehold.client.data.synthetic import SyntheticTask
 from edgehold.core.config import convert
 from edgehold.core.contract import Cohort, Payload, Weighted
@@ -31,6 +32,7 @@ from edgehold.proto.v1.payloads_pb2 import HyperFlTask, HyperFlUpdate, TaskHeade
 from edgehold.server import engine
 
 NET: dict[str, Any] = {"hidden": [16, 12]}
+REPEATABLE = Named("edgehold.attacks.eval.repeatable:make")
 SMALL: dict[str, Any] = {"embedding": 5, "hidden": 7, "batch_size": 16, "learning_rate": 0.05, "local_epochs": 2}
 
 
@@ -547,14 +549,6 @@ def test_impossible_settings_are_refused(how: dict[str, Any]) -> None:
 # A run.
 
 
-@dataclass(frozen=True)
-class Seeded:
-    """Devices whose embedding and head come from the run's stream, so that a run repeats."""
-
-    def __call__(self, honest: Any, client: str) -> Any:
-        return HyperFLClient(draw=lambda: b"")
-
-
 def played(**how: Any) -> tuple[engine.Result, Array, float]:
     """Result, phi at the end, and the mean over devices of their own model's accuracy on all test records."""
     how = {"embedding": 8, "hidden": 32, "batch_size": 20, "learning_rate": 0.1, **how}
@@ -569,7 +563,7 @@ def played(**how: Any) -> tuple[engine.Result, Array, float]:
         {"dataset": "digits", "model": "mlp", "net": {"hidden": [32]}, "partition": "iid"}, 5,
     )  # fmt: skip
     store, own = engine.Store(), fleet.own_copy()
-    result = engine.run(plan, settings, fleet, own, {name: Seeded() for name in fleet}, store=store)
+    result = engine.run(plan, settings, fleet, own, dict.fromkeys(fleet, REPEATABLE), store=store)
     kept = store.kept()
     assert kept is not None
     assert isinstance(own, TorchTask)

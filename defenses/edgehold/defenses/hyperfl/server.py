@@ -41,7 +41,9 @@ class HyperFLServer:
     def close(self, state: State, updates: Sequence[Weighted[Update]], space: Space) -> tuple[State, Facts]:
         """phi after one step by the combined change; `ConfigError` when the rule cannot work with so few updates."""
         phi, facts = self._fold.close(state.phi, updates, space)
-        return State(phi, state.head), facts
+        sink = space.sink(state.head.size)  # once more, so that whoever keeps the state finds all of it in the space
+        sink.write(state.head.whole())
+        return State(phi, sink.finish()), facts
 
     def weights(self, state: State, space: Space) -> Vector:
         """No global model exists. These are the weights that phi generates from a public embedding, drawn from the run's seed,
