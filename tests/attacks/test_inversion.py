@@ -106,4 +106,4 @@ def test_an_input_by_hand() -> None:
 def test_a_model_that_begins_otherwise_is_refused() -> None:
     schema = Schema((Tensor("a.weight", (2, 3, 3, 3)), Tensor("a.bias", (2,)), Tensor("b.weight", (2, 2))))
     with pytest.raises(ConfigError, match="a linear layer with bias is needed"):
-        analytic.check_first(schema)
+        analytic.first_layer(schema.tensors)

@@ -18,11 +18,13 @@ from edgehold.core.config import convert
 from edgehold.core.contract import Cohort, Payload, Weighted
 from edgehold.core.errors import ConfigError, NotFinite, OutsideLaw, WrongShape
 from edgehold.core.facts import FACTS
-from edgehold.core.hyper import Layout, code, generated, initial
+from edgehold.core.hyper import code, generated, initial
+from edgehold.core.hyper_layout import Layout
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining
-from edgehold.core.torch_hyper import CLIP, Hypernetwork, Network, Personal, Sgd
+from edgehold.core.torch_hyper import Hypernetwork, Network
+from edgehold.core.torch_personal import CLIP, Personal, Sgd
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array, Bytes, MemorySpace, Schema, Tensor, Vector
 from edgehold.defenses import registry
@@ -115,6 +117,36 @@ def test_a_layout_by_hand() -> None:
     ]
     # Rank 2 would take more than it saves.
     assert [outlet.rank for outlet in Layout.of(schema, 2, 3, 2).outlets] == [0, 0]
+
+
+def test_adapters_of_the_papers_frozen_networks_have_its_sizes() -> None:
+    """ViT: 384-24-384 and a layer norm after each of 12 blocks; ResNet-18: norm, 1 x 1 convolution, norm after each stage."""
+    head = (Tensor("head.weight", (10, 384)), Tensor("head.bias", (10,)))
+    trunk = (Tensor("backbone.patch.weight", (384, 768)), Tensor("backbone.patch.bias", (384,)))
+    vit, resnet = [], []
+    for block in range(12):
+        shapes = {"down.weight": (24, 384), "down.bias": (24,), "up.weight": (384, 24), "up.bias": (384,)}
+        shapes |= {"norm.weight": (384,), "norm.bias": (384,)}
+        vit += [Tensor(f"adapters.{block}.{name}", shape) for name, shape in shapes.items()]
+    for width in (64, 128, 256, 512):
+        norms = [Tensor(f"adapters.{width}.{name}", (width,)) for name in ("a.weight", "a.bias", "b.weight", "b.bias")]
+        resnet += [*norms, Tensor(f"adapters.{width}.conv.weight", (width, width, 1, 1))]
+    for adapters, extractor, phi in ((vit, 235_296, 30_361_504), (resnet, 352_000, 45_416_320)):
+        layout = Layout.of(Schema((*trunk, *adapters, *head)), 64, 128, backbone="backbone")
+        assert (layout.extractor_size, layout.size, layout.head_size) == (extractor, phi, 3850)
+        assert layout.frozen == trunk
+
+
+def test_a_backbone_must_be_there_and_leave_something() -> None:
+    names = ("backbone.a.weight", "backboned.weight", "head.weight")
+    schema = Schema(tuple(Tensor(name, (2, 2)) for name in names))
+    assert [one.tensor.name for one in Layout.of(schema, 2, 3, backbone="backbone").outlets] == ["backboned.weight"]
+    for wrong, count in (("trunk", 0), ("head", 1), ("backbone.a.weight", 0)):
+        with pytest.raises(ConfigError, match=f"backbone = '{wrong}': {count} of the model's tensors lie below it") as found:
+            Layout.of(schema, 2, 3, backbone=wrong)
+        assert found.value.field == "method.backbone"
+    with pytest.raises(ConfigError, match="at least one before that must be left"):
+        Layout.of(Schema((schema.tensors[0], schema.tensors[2])), 2, 3, backbone="backbone")
 
 
 def test_a_model_of_one_layer_has_no_extractor() -> None:
@@ -217,7 +249,7 @@ def test_what_is_not_generated_is_named() -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             Network(Odd(), layout(tensors))
-    with pytest.raises(ConfigError, match=r"parameter body.weight is frozen"):
+    with pytest.raises(ConfigError, match=r"parameter body.weight is frozen in the model"):
         Network(Odd(frozen=True), layout(names))
 
 
@@ -420,6 +452,60 @@ def test_a_device_with_test_records_judges_itself_before_it_trains() -> None:
     assert client().work(order, local, small(), stream(0))[2] == {}
 
 
+class Adapted(nn.Module):
+    """A frozen layer, an adapter in the middle of it by order of names, the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.ModuleDict({"frozen": nn.Linear(64, 20)})
+        self.adapter = nn.Linear(20, 16)
+        self.high = nn.ModuleDict({"frozen": nn.Linear(16, 12)})
+        self.head = nn.Linear(12, 10)
+        self.low.requires_grad_(requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.low["frozen"](x.flatten(1)).relu()
+        found: torch.Tensor = self.head(self.high["frozen"](self.adapter(x).relu()).relu())
+        return found
+
+
+def test_behind_a_frozen_backbone_only_the_adapters_are_generated() -> None:
+    plain = small()
+    task = replace(plain, model=Adapted)
+    with pytest.raises(
+        ConfigError, match=r"parameter low.frozen.weight is frozen in the model.*name the frozen part as backbone"
+    ):
+        worked(begun(Settings(**SMALL), task)[2], task)
+    settings = Settings(**SMALL, backbone="low")
+    server, state, order = begun(settings, task)
+    layout = layout_of(task.schema, settings)
+    assert [outlet.tensor.name.partition(".")[0] for outlet in layout.outlets] == ["adapter"] * 2 + ["high"] * 2
+    before, after, update = worked(order, task)
+    assert update.delta.size == layout.size
+    assert np.any(update.delta.whole())
+    first = task.initial(order.seed)
+    weights = Personal(task, layout, order.phi.whole() + update.delta.whole(), after.v, after.head, order.seed).weights()
+    frozen = 64 * 20 + 20
+    assert weights[:frozen].tobytes() == first[:frozen].tobytes(), "the backbone stands still"
+    assert weights[-layout.head_size :].tobytes() == after.head.tobytes()
+    ours = server.weights(state, MemorySpace()).whole()
+    v = stream(order.seed, "hyperfl", "reference").standard_normal(5, dtype=np.float32)
+    theirs = Personal(task, layout, order.phi.whole(), v, first[-layout.head_size :], order.seed).weights()
+    assert np.allclose(ours, theirs, rtol=0, atol=1e-6)
+    assert before.head.tobytes() != after.head.tobytes()
+    codec = registry.codec("hyperfl", settings)
+    assert codec.decode_order(codec.encode_order(order), task.schema).training.backbone == "low"
+    # A frozen part in the middle of the schema.
+    middle = layout_of(task.schema, Settings(**SMALL, backbone="high"))
+    assert [outlet.tensor.name.partition(".")[0] for outlet in middle.outlets] == ["low"] * 2 + ["adapter"] * 2
+    order = begun(Settings(**SMALL, backbone="high"), replace(task, model=lambda: Adapted().requires_grad_()))[2]
+    around = Personal(
+        replace(task, model=lambda: Adapted().requires_grad_()), middle, order.phi.whole(), before.v, before.head, order.seed
+    ).weights()
+    assert around[frozen + 336 : frozen + 336 + 204].tobytes() == first[frozen + 336 : frozen + 336 + 204].tobytes()
+    assert around[-layout.head_size :].tobytes() == before.head.tobytes()
+
+
 # The server.
 
 
@@ -458,8 +544,8 @@ def test_a_state_without_a_head_is_refused() -> None:
     task = small()
     server, state, _ = begun(Settings(**SMALL), task)
     packed = server.pack(state)
-    assert set(packed.blobs) == {"model", "head"}
-    with pytest.raises(ConfigError, match="a head is missing"):
+    assert set(packed.blobs) == {"model", "rest"}
+    with pytest.raises(ConfigError, match="the rest of the first model is missing"):
         server.unpack(replace(packed, blobs={"model": packed.blobs["model"]}))
     with pytest.raises(WrongShape, match="initial model of 3 values"):
         server.start(Vector.of(np.zeros(3, np.float32)))

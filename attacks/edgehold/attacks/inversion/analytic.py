@@ -5,12 +5,13 @@ Source: Phong et al. 2018, "Privacy-preserving deep learning via additively homo
 2020, arXiv:2003.14053, proposition 3.1. Departure: all rows count, by least squares.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import Array, Schema
+from edgehold.core.vectors import Array, Schema, Tensor
 from edgehold.defenses.baselines.fedavg.state import Order, Update
 
 EXACT = 1e-6
@@ -61,17 +62,17 @@ def invert(order: Order, update: Update, schema: Schema) -> Array:
     With several steps or records: the mean of the inputs, weighed by the rows' own gradients. `ConfigError` when the model does
     not begin with a linear layer with bias.
     """
-    check_first(schema)
+    weight, bias = first_layer(schema.tensors)
     how = order.training
     gradient = first_step(update.delta.whole(), order.model.whole(), how.learning_rate, how.weight_decay)
-    weight, bias = schema.tensors[:2]
     return input_of(gradient[: weight.size].reshape(weight.shape), gradient[weight.size : weight.size + bias.size])
 
 
-def check_first(schema: Schema) -> None:
-    """`ConfigError` unless the first two tensors are weight and bias of a linear layer."""
-    shapes = [tensor.shape for tensor in schema.tensors[:2]]
+def first_layer(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias; `ConfigError` unless the first two tensors are those of a linear layer."""
+    shapes = [tensor.shape for tensor in tensors[:2]]
     if len(shapes) < 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
         raise ConfigError(
             f"the model begins with tensors of shapes {shapes}; a linear layer with bias is needed to read its input"
         )
+    return tensors[0], tensors[1]

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from edgehold.attacks.inversion.analytic import check_first, first_step, input_of
+from edgehold.attacks.inversion.analytic import first_layer, first_step, input_of
 from edgehold.core.hyper import generated
 from edgehold.core.vectors import Array, Schema
 from edgehold.defenses.hyperfl.state import Order, Update, layout_of
@@ -51,12 +51,11 @@ def read(order: Order, update: Update, schema: Schema) -> Reading:
 
 
 def invert(order: Order, update: Update, schema: Schema) -> Array:
-    """The one record behind an update of one local step, (inputs,) float64; `ConfigError` when the model does not begin with a
-    linear layer with bias.
+    """The one record behind an update of one local step, (inputs,) float64; `ConfigError` when what is generated does not begin
+    with a linear layer with bias. Behind a backbone: what enters that layer.
     """
-    check_first(schema)
+    weight, bias = first_layer([outlet.tensor for outlet in layout_of(schema, order.training).outlets])
     gradient = read(order, update, schema).gradient
-    weight, bias = schema.tensors[:2]
     return input_of(gradient[: weight.size].reshape(weight.shape), gradient[weight.size : weight.size + bias.size])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
-from edgehold.core.hyper import Layout
+from edgehold.core.hyper_layout import Layout
 from edgehold.core.task import Task
 from edgehold.core.vectors import Vector
 from edgehold.defenses.hyperfl.state import Local, Order, Update, layout_of
@@ -51,17 +51,17 @@ class HyperFLClient:
             raise ConfigError(f"HyperFL generates weights of PyTorch models; {type(task).__name__} is no TorchTask")
         if task.samples < 1:
             raise ConfigError("this device has no training records; give its task some or take it off the run")
-        from edgehold.core import torch_hyper  # loads torch, as the task has done already
+        from edgehold.core import torch_personal  # loads torch, as the task has done already
 
         how = order.training
         layout = layout_of(task.schema, how)
         _check(order, local, layout)
         start = order.phi.whole()
-        model = torch_hyper.Personal(cast(Any, task), layout, start, local.v, local.head)
+        model = torch_personal.Personal(cast(Any, task), layout, start, local.v, local.head, order.seed)
         scores = task.evaluate(model.weights())
-        step = torch_hyper.Sgd(how.head_epochs, how.batch_size, how.head_learning_rate, how.momentum, how.weight_decay)
+        step = torch_personal.Sgd(how.head_epochs, how.batch_size, how.head_learning_rate, how.momentum, how.weight_decay)
         model.train_head(step, rng)
-        step = torch_hyper.Sgd(how.local_epochs, how.batch_size, how.learning_rate, how.momentum, how.weight_decay)
+        step = torch_personal.Sgd(how.local_epochs, how.batch_size, how.learning_rate, how.momentum, how.weight_decay)
         model.train_hypernetwork(step, rng)
         # Training that blew up gives infinities here; the law refuses them at the other end, where it is counted.
         with np.errstate(over="ignore", invalid="ignore"):

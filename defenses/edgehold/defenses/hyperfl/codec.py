@@ -6,7 +6,7 @@ Law of an order: the length that schema, embedding, hidden and rank give, finite
 
 from edgehold.core.contract import HEADER_LIMIT, Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
-from edgehold.core.hyper import Layout
+from edgehold.core.hyper_layout import Layout
 from edgehold.core.vectors import Schema, Vector, finite_norm
 from edgehold.defenses.baselines.fedavg.codec import CLIP_FACTOR, NORM_LIMIT
 from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError, WrongShape
-from edgehold.core.hyper import code, generated, initial
+from edgehold.core.hyper import dense, initial
 from edgehold.core.rng import stream
 from edgehold.core.vectors import Schema, Space, Tensor, Vector
 from edgehold.defenses.baselines.fedavg.server import FedAvgServer
@@ -23,12 +23,11 @@ class HyperFLServer:
         self._fold = FedAvgServer(settings.folding(), Schema((Tensor("phi", (self._layout.size,)),)), seed)
 
     def start(self, model: Vector) -> State:
-        """phi drawn from the seed around the first model; its head is put aside for `weights`, no device gets it."""
+        """phi drawn from the seed around the first model, whose backbone and head are put aside for `weights`."""
         if model.size != self._schema.size:
             raise WrongShape(f"initial model of {model.size} values; the schema has {self._schema.size}")
         phi = initial(self._layout, model.whole(), self._seed, SPREAD)
-        head = model.read(self._layout.extractor_size, model.size)
-        return State(self._fold.start(Vector.of(phi)), Vector.of(head.copy()))
+        return State(self._fold.start(Vector.of(phi)), Vector.of(self._layout.rest(model.whole())))
 
     def open(self, state: State, cohort: Cohort) -> Order:
         """The same order for everyone."""
@@ -41,8 +40,8 @@ class HyperFLServer:
     def close(self, state: State, updates: Sequence[Weighted[Update]], space: Space) -> tuple[State, Facts]:
         """phi after one step by the combined change; `ConfigError` when the rule cannot work with so few updates."""
         phi, facts = self._fold.close(state.phi, updates, space)
-        sink = space.sink(state.head.size)  # once more, so that whoever keeps the state finds all of it in the space
-        sink.write(state.head.whole())
+        sink = space.sink(state.rest.size)  # once more, so that whoever keeps the state finds all of it in the space
+        sink.write(state.rest.whole())
         return State(phi, sink.finish()), facts
 
     def weights(self, state: State, space: Space) -> Vector:
@@ -51,21 +50,20 @@ class HyperFLServer:
         """
         v = stream(self._seed, "hyperfl", "reference").standard_normal(self._layout.embedding, dtype=np.float32)
         sink = space.sink(self._schema.size)
-        for values in generated(self._layout, state.phi.model, code(self._layout, state.phi.model, v)):
+        for values in dense(self._layout, state.phi.model, v, state.rest):
             sink.write(values.astype("<f4"))
-        sink.write(state.head.whole())
         return sink.finish()
 
     def pack(self, state: State) -> Packed:
-        """phi under "model", what the rule remembers, and the head put aside."""
+        """phi under "model", what the rule remembers, and what was put aside."""
         packed = self._fold.pack(state.phi)
-        return Packed({**packed.blobs, "head": state.head.blob}, packed.scalars)
+        return Packed({**packed.blobs, "rest": state.rest.blob}, packed.scalars)
 
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
-        if "head" not in packed.blobs:
-            raise ConfigError(f"stored state has {sorted(packed.blobs)}; a head is missing")
-        return State(self._fold.unpack(packed), Vector(packed.blobs["head"]))
+        if "rest" not in packed.blobs:
+            raise ConfigError(f"stored state has {sorted(packed.blobs)}; the rest of the first model is missing")
+        return State(self._fold.unpack(packed), Vector(packed.blobs["rest"]))
 
 
 def server_side(settings: Settings, schema: Schema, seed: int) -> HyperFLServer:

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from edgehold.core.config import Config
-from edgehold.core.hyper import Layout
+from edgehold.core.hyper_layout import Layout
 from edgehold.core.vectors import FloatArray, Schema, Vector
 from edgehold.defenses.baselines.fedavg import state as fedavg
 from edgehold.defenses.baselines.fedavg.state import Update
@@ -21,12 +21,14 @@ class Training(Config, frozen=True, kw_only=True):
     """The hypernetwork's shape and how each device trains; the same bounds hold in a plan and in an order.
 
     embedding, hidden: sizes of v and of the hidden layer; rank: of the outlets' weights, where that is smaller; 0: dense.
+    backbone: dotted path of the part of the model that stays as each device's own code makes it; "": none.
     head_epochs, head_learning_rate: step 1, the head alone; local_epochs, learning_rate: step 2, hypernetwork and embedding.
     """
 
     embedding: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
     hidden: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 128
     rank: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    backbone: Annotated[str, msgspec.Meta(max_length=200)] = ""
     head_epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
     head_learning_rate: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.1
     local_epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
@@ -56,8 +58,8 @@ class Settings(Training, frozen=True, kw_only=True):
 
 
 def layout_of(schema: Schema, how: Training) -> Layout:
-    """Where everything lies in phi; `ConfigError` for a model of a single layer."""
-    return Layout.of(schema, how.embedding, how.hidden, how.rank)
+    """Where everything lies in phi; `ConfigError` for a model of a single layer, or no such backbone."""
+    return Layout.of(schema, how.embedding, how.hidden, how.rank, how.backbone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,9 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """phi: the hypernetwork and what the rule remembers, as FedAvg keeps a model; head: of the first model, for `weights`."""
+    """phi: the hypernetwork and what the rule remembers, as FedAvg keeps a model; rest: what the first model has beside what is
+    generated, backbone and head, for `weights`.
+    """
 
     phi: fedavg.State
-    head: Vector
+    rest: Vector

@@ -334,6 +334,7 @@ class HyperFlTask(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     MOMENTUM_FIELD_NUMBER: _builtins.int
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    BACKBONE_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Training seed of the run."""
     embedding: _builtins.int
@@ -350,6 +351,8 @@ class HyperFlTask(_message.Message):
     batch_size: _builtins.int
     momentum: _builtins.float
     weight_decay: _builtins.float
+    backbone: _builtins.str
+    """Dotted path of the part of the model that is neither generated nor trained; empty for none."""
     def __init__(
         self,
         *,
@@ -364,10 +367,11 @@ class HyperFlTask(_message.Message):
         batch_size: _builtins.int = ...,
         momentum: _builtins.float = ...,
         weight_decay: _builtins.float = ...,
+        backbone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "embedding", b"embedding", "head_epochs", b"head_epochs", "head_learning_rate", b"head_learning_rate", "hidden", b"hidden", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "rank", b"rank", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "batch_size", b"batch_size", "embedding", b"embedding", "head_epochs", b"head_epochs", "head_learning_rate", b"head_learning_rate", "hidden", b"hidden", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "rank", b"rank", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

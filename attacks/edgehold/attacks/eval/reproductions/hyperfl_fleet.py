@@ -13,11 +13,11 @@ from edgehold.attacks.eval.cells import Cell
 from edgehold.attacks.eval.named import Named
 from edgehold.client.data import tasks
 from edgehold.client.data.deal import Deal, deal
-from edgehold.core.hyper import Layout
+from edgehold.core.hyper_layout import Layout
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining
-from edgehold.core.torch_hyper import Personal
+from edgehold.core.torch_personal import Personal
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array, FloatArray, Vector
 from edgehold.defenses import registry
