@@ -90,8 +90,8 @@ class Layout:
         if not outlets or bool(backbone) != bool(frozen) or frozen[-1:] == [tensors[-1]]:
             names = ", ".join(tensor.name for tensor in tensors)
             raise ConfigError(
-                f"backbone = {backbone!r}: {len(frozen)} of the model's tensors lie below it ({names}); at least one must, not the "
-                "last layer, and at least one before that must be left to generate",
+                f"backbone = {backbone!r}: {len(frozen)} of the model's tensors lie below it ({names}); at least one must, not "
+                "the last layer, and at least one before that must be left to generate",
                 field="method.backbone",
             )
         return cls(embedding, hidden, tuple(outlets), tensors[at:], tuple(frozen), tuple(places))

@@ -1,6 +1,6 @@
 """Training one device's generated model in two steps: its head, then the hypernetwork and its embedding.
 
-Source: Guo et al. 2025, arXiv:2412.07187, algorithm 1 and code (folder cnn).
+Source: Guo et al. 2025, arXiv:2412.07187, and its code (folder cnn).
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The input of a fully connected first layer, from its gradient: no search, no knowledge of the layers behind it.
 
 For one record dL/dW = dL/db x^T, whatever stands behind, so that any row of dL/dW over its entry of dL/db is x.
-Source: Phong et al. 2018, "Privacy-preserving deep learning via additively homomorphic encryption", section III; Geiping et al.
+Source: Phong et al. 2018, "Privacy-preserving deep learning via additively homomorphic encryption"; Geiping et al.
 2020, arXiv:2003.14053, proposition 3.1. Departure: all rows count, by least squares.
 """
 
