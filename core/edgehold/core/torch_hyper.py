@@ -1,7 +1,7 @@
 """A hypernetwork in PyTorch, and the user's own model with generated tensors in place of its parameters, strictly.
 
-The numbers lie in one flat vector as `edgehold.core.hyper_layout` says; the leaves of the graph are views of it and their gradients
-views of another, so that clipping and a step of SGD are a few operations on whole vectors.
+The numbers lie in one flat vector as `edgehold.core.hyper_layout` says; the leaves of the graph are views of it and their
+gradients views of another, so that clipping and a step of SGD are a few operations on whole vectors.
 Source: Guo et al. 2025, arXiv:2412.07187, and its code (folder cnn). Departure: one backward pass through the functional
 call, where their code loads the generated weights and multiplies Jacobians by hand; the result is the same.
 """
