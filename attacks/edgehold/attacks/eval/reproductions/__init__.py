@@ -32,6 +32,7 @@ REPRODUCTIONS = {
     "frl_daemons": "edgehold.attacks.eval.reproductions.frl_daemons",
     "frl_fashion": "edgehold.attacks.eval.reproductions.frl_fashion",
     "hidenseek": "edgehold.attacks.eval.reproductions.hidenseek",
+    "hyperfl": "edgehold.attacks.eval.reproductions.hyperfl",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
 }
 
