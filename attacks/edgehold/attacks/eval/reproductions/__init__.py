@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPRODUCTIONS = {
     "dp_ef_sgd": "edgehold.attacks.eval.reproductions.dp_ef_sgd",
+    "dp_ef_sgd_fashion": "edgehold.attacks.eval.reproductions.dp_ef_sgd_fashion",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "frl": "edgehold.attacks.eval.reproductions.frl",
     "frl_cifar10": "edgehold.attacks.eval.reproductions.frl_cifar10",

@@ -61,7 +61,7 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     dealt |= {"partition": "iid", "scale": "standard", "seed": cell["seed"]}
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, clients)
     rounds, method, how = (1, "dp_ef_sgd", _noiseless(cell)) if cell["kind"] == "noiseless" else _private(cell, clients)
-    plan, settings = parse_plan(_plan(method, how, clients, rounds, cell["seed"]), registry.method)
+    plan, settings = parse_plan(plan_of(method, how, clients, rounds, cell["seed"]), registry.method)
     last = engine.run(plan, settings, fleet, fleet.own_copy(), workers=1).rounds[-1]
     found = {"accuracy": last["accuracy"], "loss": last["loss"], "noise_multiplier": how.noise_multiplier}
     if cell["kind"] == "noiseless":
@@ -176,7 +176,8 @@ def _private(cell: Cell, clients: int) -> tuple[int, str, Training]:
     return rounds, cell["method"], noise_for(how, SIZE, rounds, cell["epsilon"], DELTA)
 
 
-def _plan(method: str, how: Training, clients: int, rounds: int, seed: int) -> str:
+def plan_of(method: str, how: Training, clients: int, rounds: int, seed: int) -> str:
+    """The run as TOML."""
     return toml({
         "run": {"name": NAME, "rounds": rounds, "task": "reproduction", "seed": seed},
         "cohort": {"size": clients, "quorum": clients, "over_select": 1.0},
