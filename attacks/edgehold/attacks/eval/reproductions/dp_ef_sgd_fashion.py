@@ -1,7 +1,7 @@
 """DP-EF SGD and DP-SGD with a small convolutional network on Fashion-MNIST, ten clients, over clips, epsilons and rates. Long.
 
-Each client is charged (epsilon, 1e-5) for its own records. Whichever method wins a cell is printed; the bar is about the smallest
-clip, each method at its best rate.
+Each client is charged (epsilon, 1e-5) for its own records. Whichever method wins a cell is printed; the bar is about the
+smallest clip, each method at its best rate.
 """
 
 from collections.abc import Sequence
@@ -70,8 +70,7 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     for epsilon in EPSILONS:
         for clip in CLIPS:
             best = {
-                method: max(STEPS, key=lambda step: mean_spread(values(method, clip, epsilon, step))[0])  # noqa: B023
-                for method in METHODS
+                method: max(STEPS, key=lambda step: mean_spread(values(method, clip, epsilon, step))[0]) for method in METHODS
             }
             here, plain = (values(method, clip, epsilon, best[method]) for method in METHODS)
             ahead = [one - other for one, other in zip(here, plain, strict=True)]
