@@ -29,21 +29,30 @@ PRIVATE = ("dp_ef_sgd", "dp_sgd")
 
 def tasks_for(name: str) -> Sequence[Task]:
     """Five small tasks that the method can work with."""
-    if name in PRIVATE:
-        from edgehold.attacks.eval.data import make_task
-
-        return [make_task("digits", i, 5, limit=9, model="mlp", net={"hidden": [7]}) for i in range(5)]
     if name in ("frl", "hidenseek"):  # they train scores of a PyTorch model without biases
         from edgehold.attacks.eval.data import make_task
 
         net = {"hidden": [7], "bias": False}
         return [make_task("digits", i, 5, limit=9, model="mlp", net=net) for i in range(5)]
+    if name in ("hyperfl", *PRIVATE):  # they need a PyTorch model
+        from edgehold.attacks.eval.data import make_task
+
+        return [make_task("digits", i, 5, limit=9, model="mlp", net={"hidden": [7]}) for i in range(5)]
     return TASKS
+
+
+def client_half(name: str) -> Any:
+    """The device half; where it draws from the operating system, with a draw that repeats."""
+    if name == "hyperfl":
+        from edgehold.defenses.hyperfl.client import HyperFLClient
+
+        return HyperFLClient(draw=lambda: b"conformance")
+    return fixed_noise.half() if name in PRIVATE else registry.client_side(name)
 
 
 def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
     return Halves(
-        (lambda: fixed_noise.half()) if name in PRIVATE else lambda: registry.client_side(name),
+        lambda: client_half(name),
         lambda: registry.server_side(name, settings, schema, 1),
         lambda: registry.codec(name, settings),
         lambda task, seed: registry.first_weights(name, settings, task, seed),

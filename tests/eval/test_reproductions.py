@@ -1,11 +1,14 @@
 """Reproductions: the quick ones hold here and now, and a defence that is none does not pass."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgehold.attacks.eval.cells import Played, play_all
-from edgehold.attacks.eval.reproductions import Options, fedavg, find, frl, robust_rules
+from edgehold.attacks.eval.reproductions import Options, fedavg, find, frl, hyperfl, robust_rules
 from edgehold.core.errors import ConfigError
 
 
@@ -41,6 +44,41 @@ def test_votes_hold_on_digits_where_the_average_falls() -> None:
     fallen = next(p.value for p in played if p.cell["attack"] == frl.BOOST)
     swapped = [Played(p.cell, {**p.value, **fallen}, 0.0, "") if p.cell["attack"] == "reverse" else p for p in played]
     assert [bar.holds for bar in frl.judge(options, swapped).bars] == [True, True, False, True, True]
+
+
+@pytest.mark.slow
+def test_generated_models_hold_on_digits_and_updates_give_records_away() -> None:
+    options = Options(2, quick=True)
+    played = play_all("hyperfl", hyperfl.cells(options), None, None, 1)
+    report = hyperfl.judge(options, played)
+    assert report.holds, report.text()
+
+    def bars(change: Callable[[Played], dict[str, float]]) -> list[bool]:
+        return [bar.holds for bar in hyperfl.judge(options, [replace(p, value=change(p)) for p in played]).bars]
+
+    # Were HyperFL as FedAvg is, or had the reader read nothing, or everything in spite of the noise, the bars would not hold.
+    fallen = min(p.value["accuracy"] for p in played if p.cell["method"] == "fedavg")
+    assert bars(lambda p: {**p.value, "accuracy": fallen} if p.cell["method"] == "hyperfl" else p.value)[:3] == [False] * 3
+    assert bars(lambda p: {**p.value, "largest": 1.0} if "largest" in p.value else p.value)[3:] == [False, True]
+    assert bars(lambda p: {**p.value, "smallest_share": 0.0} if "largest" in p.value else p.value)[3:] == [True, False]
+
+
+def test_clients_of_hyperfl_have_three_classes_and_nobodys_records() -> None:
+    from edgehold.attacks.eval.reproductions.hyperfl_fleet import fleet_of, held, own
+
+    fleet, seen = fleet_of(1), set[bytes]()
+    assert held(3) == [9, 0, 1]
+    for index, name in enumerate(fleet):
+        task = own(fleet, name)
+        assert task.samples == 40
+        assert task.train_data is not None
+        assert task.test_data is not None
+        inputs, targets = (np.asarray(part) for part in task.train_data)
+        assert set(targets.tolist()) == set(np.asarray(task.test_data[1]).tolist()) == set(held(index))
+        rows = {row.tobytes() for row in inputs}
+        assert not rows & seen
+        assert not rows & {row.tobytes() for row in np.asarray(task.test_data[0])}
+        seen |= rows
 
 
 def _swap(one: Played, played: list[Played]) -> Played:

@@ -53,6 +53,8 @@ from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.hidenseek import state as hidenseek
 from edgehold.defenses.hidenseek.codec import HideNseekCodec
+from edgehold.defenses.hyperfl import state as hyperfl
+from edgehold.defenses.hyperfl.codec import HyperFLCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
@@ -221,6 +223,7 @@ def _payloads() -> list[Target]:
         *_rankings(whole),
         *_signs(whole),
         *_private(whole),
+        *_hypernetworks(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -278,6 +281,21 @@ def _private(whole: Callable[[Payload], bytes]) -> list[Target]:
             lambda data: codec.decode_update(Container.split(Bytes(data)), schema),
         ),
         Target("private order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+    ]
+
+
+def _hypernetworks(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """HyperFL with an outlet of low rank and dense ones."""
+    schema = Schema((Tensor("a.weight", (3, 3)), Tensor("a.bias", (3,)), Tensor("b.weight", (2, 3))))
+    settings = hyperfl.Settings(embedding=2, hidden=5, rank=2, clip_norm=1.0)
+    codec, layout = HyperFLCodec(settings), hyperfl.layout_of(schema, settings)
+    assert [outlet.rank for outlet in layout.outlets] == [2, 0]
+    values = Vector.of(np.linspace(-1, 1, layout.size, dtype="<f4"))
+    how = hyperfl.Training(embedding=2, hidden=5, rank=2)
+    update, order = codec.encode_update(hyperfl.Update(values, 7)), codec.encode_order(hyperfl.Order(values, how, 3))
+    return [
+        Target("hypernetwork", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target("hypernetwork order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
 

@@ -39,6 +39,21 @@ def half(seed: int = 1) -> DpEfSgdClient:
     return DpEfSgdClient(FixedNoise(seed), fixed_words(seed))
 
 
-def make(seed: int = 1) -> Any:
-    """As `[adversary]` of a device: its private half with repeatable draws, for runs that are compared bit for bit."""
-    return lambda honest, client: half(seed + int.from_bytes(hashlib.sha256(client.encode()).digest()[:4], "little"))
+class Repeating:
+    """The half as an adversary's: draws depend on client and model alone, so that a round done again repeats its numbers."""
+
+    def __init__(self, honest: Any, client: str) -> None:
+        self._honest, self._client = honest, client
+
+    def work(self, order: Any, local: Any, task: Any, rng: Any) -> Any:
+        """The round, by a half of its own."""
+        digest = hashlib.sha256(self._client.encode() + order.model.whole().tobytes()).digest()
+        return half(int.from_bytes(digest[:4], "little")).work(order, local, task, rng)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._honest, name)
+
+
+def make() -> Any:
+    """As `[adversary]` of a device, for runs that are compared bit for bit."""
+    return Repeating

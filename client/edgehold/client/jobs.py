@@ -280,10 +280,10 @@ class Jobs:
         assert budget is not None, "a method that charges nothing asked for a charge"
         # Who is shown a newer ledger than its own has forgotten releases, and would spend their budget again.
         self._ledger.must_know(Head(assignment.ledger_lines, assignment.ledger_hash or bytes(32)))
-        if not all(map(self._ledger.continues, released)):
-            return False
         where = assignment.id
         cause = Cause(where.run, where.round, where.attempt, where.nonce, assignment.method)
+        if not self._ledger.covers(cause, released) and not all(map(self._ledger.continues, released)):
+            return False
         self._ledger.charge(dataset, Limit(budget.max_epsilon, budget.delta), cause, released)
         spent = self._ledger.epsilon(dataset, budget.delta)
         event(log, logging.INFO, "charged", dataset=dataset, epsilon=round(spent, 4), **_names(assignment.id))

@@ -139,7 +139,9 @@ class Workbench:
             # The honest half says what it costs, whatever an adversary around it would say.
             private = cast(PrivateClientSide[Any, Any, Any], honest)
             if not charge(self._guard(lambda: private.charges(order, state, task))):
-                state = self._guard(lambda: side.begin(order, task, rng))
+                # Not the stream of the first try, whose name for a new state is taken.
+                anew = client_stream(order.seed, f"{where.run} {where.attempt}", where.round, self._client_id)
+                state = self._guard(lambda: side.begin(order, task, anew))
                 if not charge(self._guard(lambda: private.charges(order, state, task))):
                     raise JournalError("a fresh local state does not fit the privacy ledger; nothing was released")
         state, update, facts = self._guard(lambda: side.work(order, state, task, rng))

@@ -126,6 +126,19 @@ class TorchTask:
                 self.loss(self._module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
                 step(self._flat, self._gradient)
 
+    def batches(self, how: LocalTraining, rng: np.random.Generator) -> Iterator[tuple[TorchTensor, TorchTensor]]:
+        """(inputs, targets) as `train` goes through them, for methods that give the model its parameters themselves; of `how`
+        only epochs and batch size count. The module trains, and torch is seeded, until the last batch is used up.
+        """
+        if self._train is None:
+            raise ConfigError("this task has no training data; it can only evaluate")
+        inputs, targets = self._train
+        with self._seeded(int(rng.integers(1 << 62))):
+            self._module.train()
+            for batch in _batches(len(inputs), how, rng):
+                rows = torch.from_numpy(batch).to(self.device)
+                yield inputs[rows], targets[rows]
+
     def companions(self, how: LocalTraining) -> Hashable | None:
         """Tasks with equal keys may be trained together (`edgehold.core.torch_together`); None: not this one."""
         if self._train is None or self.device != "cpu" or not torch_together.stackable(self._module):

@@ -18,6 +18,7 @@ METHODS: Mapping[str, str] = {
     "fedavg": "edgehold.defenses.baselines.fedavg",
     "frl": "edgehold.defenses.frl",
     "hidenseek": "edgehold.defenses.hidenseek",
+    "hyperfl": "edgehold.defenses.hyperfl",
 }
 """Name in a plan -> package that holds its record `METHOD`."""
 

@@ -129,6 +129,11 @@ class Ledger:
         account = self._accounts.get(dataset)
         return account.spent.epsilon(account.filter, delta) if account else 0.0
 
+    def covers(self, cause: Cause, released: Sequence[events.Event]) -> bool:
+        """Whether exactly these events were charged for the cause before: by a process that died before anything was stored."""
+        with self._transaction() as db:
+            return self._charged(db, cause) == [json.loads(events.encode(event)) for event in released]
+
     def continues(self, event: events.Event) -> bool:
         """Whether the event follows what was charged for its error vector, if it has one that lives on.
 
@@ -156,10 +161,9 @@ class Ledger:
             if db.execute("SELECT COALESCE(MAX(number), 0) FROM line").fetchone()[0] != len(self._hashes):
                 # A second opinion on what is left would spend it twice.
                 raise JournalError(f"{self._path}: another process writes this privacy ledger; nothing may be released")
-            known = db.execute("SELECT number FROM charged WHERE cause = ?", (cause.digest,)).fetchone()
-            if known:
-                body = json.loads(db.execute("SELECT body FROM line WHERE number = ?", known).fetchone()[0])
-                if body["dataset"] != dataset or body["events"] != [json.loads(text) for text in texts]:
+            known = self._charged(db, cause)
+            if known is not None:
+                if known != [json.loads(text) for text in texts]:
                     raise JournalError(
                         f"{cause.run} round {cause.round} was charged before, for something else; the charge stays"
                     )
@@ -214,6 +218,13 @@ class Ledger:
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 raise JournalError(f"{self._path}: the privacy ledger failed: {error}") from error
+
+    @staticmethod
+    def _charged(db: sqlite3.Connection, cause: Cause) -> list[Any] | None:
+        """Events charged for the cause, as JSON; None when it was not."""
+        query = "SELECT body FROM line WHERE number = (SELECT number FROM charged WHERE cause = ?)"
+        row = db.execute(query, (cause.digest,)).fetchone()
+        return list(json.loads(row[0])["events"]) if row else None
 
     def _follow(self, released: Sequence[events.Event]) -> None:
         for event in released:

@@ -25,20 +25,29 @@ def spent_after(training: Training, size: int, rounds: int, chosen: Filter) -> S
     return spent
 
 
-def epsilon_after(training: Training, size: int, rounds: int, delta: float, budget: float = 8.0) -> float:
-    """Epsilon at `delta` of so many rounds, by the filter that a data set of that budget would have chosen."""
-    chosen = best_filter(training.released(size)[0], budget, delta)
-    return spent_after(training, size, rounds, chosen).epsilon(chosen, delta)
+def epsilon_after(training: Training, size: int, rounds: int, delta: float) -> float:
+    """Epsilon at `delta` of so many rounds of a plan that was fixed beforehand: the best of all accounts.
+
+    A device's ledger, which must bear plans that are made up as one goes, fixes its account with a data set's first charge, and
+    can come to more.
+    """
+    found = [Filter(), *(Filter(order) for order in renyi.ORDERS)]
+    if training.sampling == "bins":  # no gain from sampling: the exact curve is the best
+        found = found[:1]
+    return min(spent_after(training, size, rounds, chosen).epsilon(chosen, delta) for chosen in found)
 
 
 def noise_for(training: Training, size: int, rounds: int, epsilon: float, delta: float) -> Training:
-    """The training with the least noise (within 0.01 %) with which so many rounds stay within (epsilon, delta).
+    """The training with the least noise (within 0.01 %) with which so many rounds stay within a data set's whole budget of
+    (epsilon, delta), as its ledger keeps it.
 
     Settings that mean something in deviations of the noise are left alone. `ConfigError` when no noise is enough.
     """
 
     def costs(multiplier: float) -> float:
-        return epsilon_after(replace(training, noise_multiplier=multiplier), size, rounds, delta, epsilon)
+        louder = replace(training, noise_multiplier=multiplier)
+        chosen = best_filter(louder.released(size)[0], epsilon, delta)
+        return spent_after(louder, size, rounds, chosen).epsilon(chosen, delta)
 
     low, high = 0.0, 1.0
     while costs(high) > epsilon:

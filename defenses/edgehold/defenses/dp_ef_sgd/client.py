@@ -4,7 +4,6 @@ Source: Zhang, Bu, Wu, Hong 2024, arXiv:2311.14632 (DiceSGD), on sum scale. Depa
 """
 
 import hashlib
-import secrets
 import struct
 from typing import Any, cast
 
@@ -33,8 +32,10 @@ class DpEfSgdClient:
         self._words = words
 
     def begin(self, order: Order, task: Task, rng: np.random.Generator) -> Local | None:
-        """An error vector of zeros under a new name, where one lives on from round to round; else nothing."""
-        return self._new(order) if order.training.lives_on else None
+        """An error vector of zeros, where one lives on from round to round; else nothing. A round done again gives it the same
+        name, under which it may have been charged already.
+        """
+        return _new(order, rng.bytes(32)) if order.training.lives_on else None
 
     def charges(self, order: Order, local: Local | None, task: Task) -> tuple[Event, ...]:
         """What this round will release."""
@@ -93,14 +94,13 @@ class DpEfSgdClient:
         return Local(np.frombuffer(data, "<f8", offset=_HEAD.size), steps, epochs, vector.hex(), training)
 
     def _own(self, order: Order, local: Local | None) -> Local:
-        """The error vector as it stands; a new one where the order's settings are not those it was made under."""
-        if local is None or local.training != _digest(order.training) or len(local.error) != order.model.size:
-            return self._new(order)
-        return local
-
-    @staticmethod
-    def _new(order: Order) -> Local:
-        return Local(np.zeros(order.model.size), 0, 0, secrets.token_hex(32), _digest(order.training))
+        """The error vector as it stands; a new one where the order's settings are not those it was made under. Its name follows
+        from what is there, so that `charges` and `work` mean the same vector.
+        """
+        if local is not None and local.training == _digest(order.training) and len(local.error) == order.model.size:
+            return local
+        before = bytes.fromhex(local.vector) if local is not None else order.model.whole().tobytes()
+        return _new(order, hashlib.sha256(before + _digest(order.training)).digest())
 
     def _batches(self, how: Training, records: int) -> list[list[list[Array]]]:
         """By epoch (or round) the batches, each in groups of records."""
@@ -142,6 +142,10 @@ class _Descent:
             self._velocity = how.momentum * self._velocity + noisy
             noisy = self._velocity
         self.weights = self.weights - (how.learning_rate / how.batch_size) * noisy
+
+
+def _new(order: Order, name: bytes) -> Local:
+    return Local(np.zeros(order.model.size), 0, 0, name.hex(), _digest(order.training))
 
 
 def _digest(training: Training) -> bytes:

@@ -29,6 +29,7 @@ class TaskHeader(_message.Message):
     FRL_FIELD_NUMBER: _builtins.int
     HIDENSEEK_FIELD_NUMBER: _builtins.int
     DP_EF_SGD_FIELD_NUMBER: _builtins.int
+    HYPERFL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
@@ -37,6 +38,8 @@ class TaskHeader(_message.Message):
     def hidenseek(self) -> Global___HideNseekTask: ...
     @_builtins.property
     def dp_ef_sgd(self) -> Global___DpEfSgdTask: ...
+    @_builtins.property
+    def hyperfl(self) -> Global___HyperFlTask: ...
     def __init__(
         self,
         *,
@@ -44,12 +47,13 @@ class TaskHeader(_message.Message):
         frl: Global___FrlTask | None = ...,
         hidenseek: Global___HideNseekTask | None = ...,
         dp_ef_sgd: Global___DpEfSgdTask | None = ...,
+        hyperfl: Global___HyperFlTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -63,6 +67,7 @@ class UpdateHeader(_message.Message):
     FRL_FIELD_NUMBER: _builtins.int
     HIDENSEEK_FIELD_NUMBER: _builtins.int
     DP_EF_SGD_FIELD_NUMBER: _builtins.int
+    HYPERFL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
@@ -71,6 +76,8 @@ class UpdateHeader(_message.Message):
     def hidenseek(self) -> Global___HideNseekUpdate: ...
     @_builtins.property
     def dp_ef_sgd(self) -> Global___DpEfSgdUpdate: ...
+    @_builtins.property
+    def hyperfl(self) -> Global___HyperFlUpdate: ...
     def __init__(
         self,
         *,
@@ -78,12 +85,13 @@ class UpdateHeader(_message.Message):
         frl: Global___FrlUpdate | None = ...,
         hidenseek: Global___HideNseekUpdate | None = ...,
         dp_ef_sgd: Global___DpEfSgdUpdate | None = ...,
+        hyperfl: Global___HyperFlUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -398,3 +406,86 @@ class DpEfSgdUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DpEfSgdUpdate: _TypeAlias = DpEfSgdUpdate  # noqa: Y015
+
+@_typing.final
+class HyperFlTask(_message.Message):
+    """Body of the task: the hypernetwork, float32: its first layer's weight by rows and bias, then for every tensor of the model's
+    extractor, in the order of the schema, the weight by rows (or A, then B, where weight = A B) and the bias that generate it.
+    Body of the update: local minus received hypernetwork, float32. Embedding and head never travel.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    HEAD_EPOCHS_FIELD_NUMBER: _builtins.int
+    HEAD_LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    LOCAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    BACKBONE_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Training seed of the run."""
+    embedding: _builtins.int
+    """Sizes of a device's embedding and of the hidden layer."""
+    hidden: _builtins.int
+    rank: _builtins.int
+    """Of the weights that generate a tensor, where that takes fewer numbers; 0 for never."""
+    head_epochs: _builtins.int
+    """Step 1: the head alone."""
+    head_learning_rate: _builtins.float
+    local_epochs: _builtins.int
+    """Step 2: hypernetwork and embedding."""
+    learning_rate: _builtins.float
+    batch_size: _builtins.int
+    momentum: _builtins.float
+    weight_decay: _builtins.float
+    backbone: _builtins.str
+    """Dotted path of the part of the model that is neither generated nor trained; empty for none."""
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        embedding: _builtins.int = ...,
+        hidden: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        head_epochs: _builtins.int = ...,
+        head_learning_rate: _builtins.float = ...,
+        local_epochs: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
+        momentum: _builtins.float = ...,
+        weight_decay: _builtins.float = ...,
+        backbone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "batch_size", b"batch_size", "embedding", b"embedding", "head_epochs", b"head_epochs", "head_learning_rate", b"head_learning_rate", "hidden", b"hidden", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "rank", b"rank", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HyperFlTask: _TypeAlias = HyperFlTask  # noqa: Y015
+
+@_typing.final
+class HyperFlUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    """Claimed by the client, never trusted: the plan caps what it can weigh."""
+    def __init__(
+        self,
+        *,
+        samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HyperFlUpdate: _TypeAlias = HyperFlUpdate  # noqa: Y015

@@ -42,11 +42,11 @@ def noise(plan: Path, epsilon: float, delta: float, values: int, as_json: bool) 
     found = accounts.noise_for(planned, values, rounds, epsilon, delta)
     said: dict[str, Any] = {
         "noise_multiplier": found.noise_multiplier,
-        "epsilon": accounts.epsilon_after(found, values, rounds, delta, epsilon),
+        "epsilon": accounts.epsilon_after(found, values, rounds, delta),
         "delta": delta,
         "rounds": rounds,
         "plan_noise_multiplier": planned.noise_multiplier,
-        "plan_epsilon": accounts.epsilon_after(planned, values, rounds, delta, epsilon),
+        "plan_epsilon": accounts.epsilon_after(planned, values, rounds, delta),
     }
     if as_json:
         click.echo(json.dumps(said))

@@ -86,6 +86,7 @@ class Driver:
 
     async def _play(self, number: int) -> None:
         refused: set[str] = set()
+        reasons = ""
         for _ in range(self.plan.cohort.max_attempts):
             row = records.latest(self.floor.journal, self.run)
             if row is None or row.round < number or row.state == "abandoned":
@@ -101,9 +102,11 @@ class Driver:
             if await self._collect_and_close(row, opened):
                 return
             refused |= opened.tally.lost
+            reasons = opened.tally.told()
         raise RunFailed(
             f"round {number} did not reach its quorum of {self.plan.quorum} in {self.plan.cohort.max_attempts} attempts; "
-            f"connected now: {len(self.floor.sessions.connected)}. Bring clients back, then `fl-server resume {self.run}`"
+            f"connected now: {len(self.floor.sessions.connected)}{f' ({reasons})' if reasons else ''}. "
+            f"Bring clients back, then `fl-server resume {self.run}`"
         )
 
     async def _plan_round(self, number: int, attempt: int, refused: set[str]) -> RoundRow | None:

@@ -4,6 +4,7 @@ A round moves through planned, open, closing, committed; or abandoned from anywh
 journal before anything is sent (`edgehold.server.rounds.runs`).
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil
@@ -29,13 +30,16 @@ class Verdict(StrEnum):
 
 @dataclass(slots=True)
 class Tally:
-    """Who was asked and who answered. size: updates that close the round; quorum: fewest that may."""
+    """Who was asked and who answered. size: updates that close the round; quorum: fewest that may; reasons: why lost clients
+    declined.
+    """
 
     selected: frozenset[str]
     size: int
     quorum: int
     admitted: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def admit(self, client: str) -> None:
         """An update of a selected client was admitted."""
@@ -43,15 +47,23 @@ class Tally:
             self.admitted.add(client)
             self.lost.discard(client)
 
-    def lose(self, client: str) -> None:
+    def lose(self, client: str, why: str = "") -> None:
         """A selected client declined, was refused, or is gone: do not wait for it."""
         if client in self.selected and client not in self.admitted:
             self.lost.add(client)
+            if why:
+                self.reasons[client] = why
 
     def drop(self, client: str) -> None:
         """A selected client is shut out: what it sent before does not count either."""
         self.admitted.discard(client)
         self.lose(client)
+
+    def told(self, most: int = 3) -> str:
+        """The commonest reasons for which clients declined, with how many gave each; "" when none did."""
+        counts = Counter(self.reasons.values()).most_common()
+        said = "; ".join(f"{count} declined: {why}" for why, count in counts[:most])
+        return said + (f"; and {len(counts) - most} other reasons" if len(counts) > most else "")
 
     @property
     def pending(self) -> frozenset[str]:

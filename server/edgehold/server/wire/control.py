@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 
 from edgehold.core.errors import ERRORS, IdentityError, Stale, WrongShape
+from edgehold.core.logs import peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS
 from edgehold.proto.strict import exactly, name, text
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, DeclineRequest, DeclineResponse, Welcome
@@ -61,11 +62,11 @@ class ControlService:
         """Count the caller out of the round."""
         if request.code not in ERRORS:
             raise WrongShape(f"code {request.code[:64]!r} is not one of {', '.join(sorted(ERRORS))}")
-        text(request.reason, "reason")
+        reason = text(request.reason, "reason")
         opened = self._board.find(request.id)
         if caller.name not in opened.tally.selected:
             raise Stale("you were not selected for this round")
-        opened.tally.lose(caller.name)
+        opened.tally.lose(caller.name, f"{peer_text(reason)} [{request.code}]")
         self._declined(caller.name, request.code)
         opened.wake()
         return DeclineResponse()

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 REPRODUCTIONS = {
     "dp_ef_sgd": "edgehold.attacks.eval.reproductions.dp_ef_sgd",
+    "dp_ef_sgd_fashion": "edgehold.attacks.eval.reproductions.dp_ef_sgd_fashion",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "frl": "edgehold.attacks.eval.reproductions.frl",
     "frl_cifar10": "edgehold.attacks.eval.reproductions.frl_cifar10",
     "frl_daemons": "edgehold.attacks.eval.reproductions.frl_daemons",
     "frl_fashion": "edgehold.attacks.eval.reproductions.frl_fashion",
     "hidenseek": "edgehold.attacks.eval.reproductions.hidenseek",
+    "hyperfl": "edgehold.attacks.eval.reproductions.hyperfl",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
 }
 

@@ -1,0 +1,14 @@
+"""HyperFL: devices share a hypernetwork that generates their feature extractors. See README.md for what it promises."""
+
+from edgehold.core.contract import Method, Needs
+from edgehold.defenses.hyperfl.state import Settings
+
+METHOD = Method(
+    name="hyperfl",
+    summary="Devices train a shared hypernetwork; its private input and the classifier head never leave them",
+    source="Guo et al. 2025, arXiv:2412.07187",
+    settings=Settings,
+    package=__name__,
+    # Rules and clipping look at single updates; embedding and head move with each update, so it must not be made twice.
+    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, torch=True),
+)

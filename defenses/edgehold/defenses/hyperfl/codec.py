@@ -1,0 +1,87 @@
+"""HyperFL on the wire: a protobuf header, then the float32 values of phi, or of its change.
+
+Law of an order: the length that schema, embedding, hidden and rank give, finite values, every number of the training within
+`Training`. Law of an update: that length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
+"""
+
+from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.errors import OutsideLaw, WrongShape
+from edgehold.core.hyper_layout import Layout
+from edgehold.core.vectors import Schema, Vector, finite_norm
+from edgehold.defenses.baselines.fedavg.codec import CLIP_FACTOR, NORM_LIMIT
+from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT
+from edgehold.defenses.hyperfl.state import Order, Settings, Training, Update, layout_of
+from edgehold.defenses.orders import seed_of, training_of
+from edgehold.proto.strict import decode
+from edgehold.proto.v1.payloads_pb2 import HyperFlTask, HyperFlUpdate, TaskHeader, UpdateHeader
+
+
+class HyperFLCodec:
+    """settings: the plan's; None on a device, which decodes orders only."""
+
+    kind = "hyperfl/1"
+
+    def __init__(self, settings: Settings | None) -> None:
+        self._settings = settings
+
+    def encode_order(self, order: Order) -> Payload:
+        """Header with shape and training, body with phi."""
+        how = {name: getattr(order.training, name) for name in Training.__struct_fields__}
+        header = TaskHeader(hyperfl=HyperFlTask(seed=order.seed, **how))
+        return Payload(header.SerializeToString(deterministic=True), order.phi.blob)
+
+    def decode_order(self, payload: Payload, schema: Schema) -> Order:
+        """The order, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
+        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
+        if header.WhichOneof("method") != "hyperfl":
+            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hyperfl")
+        training, seed = training_of(header.hyperfl, Training), seed_of(header.hyperfl)
+        phi = _floats(payload, layout_of(schema, training))
+        finite_norm(phi)
+        return Order(phi, training, seed)
+
+    def encode_update(self, update: Update) -> Payload:
+        """Header with the claimed samples, body with the change of phi."""
+        header = UpdateHeader(hyperfl=HyperFlUpdate(samples=update.samples))
+        return Payload(header.SerializeToString(deterministic=True), update.delta.blob)
+
+    def body_bytes(self, schema: Schema) -> tuple[int, int]:
+        """Exactly four bytes per number of phi."""
+        needed = 4 * self._layout(schema).size
+        return needed, needed
+
+    def decode_update(self, payload: Payload, schema: Schema) -> Update:
+        """The update, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
+        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
+        if header.WhichOneof("method") != "hyperfl":
+            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected hyperfl")
+        samples = header.hyperfl.samples
+        if not 1 <= samples <= SAMPLES_LIMIT:
+            raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+        delta = _floats(payload, self._layout(schema))
+        norm = finite_norm(delta)
+        if norm > self._limit:
+            raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._limit:.6g} is admitted")
+        return Update(delta, samples, norm)
+
+    @property
+    def _limit(self) -> float:
+        clip = self._settings.clip_norm if self._settings else None
+        return NORM_LIMIT if clip is None else CLIP_FACTOR * clip
+
+    def _layout(self, schema: Schema) -> Layout:
+        assert self._settings is not None, "a device decodes no updates"
+        return layout_of(schema, self._settings)
+
+
+def _floats(payload: Payload, layout: Layout) -> Vector:
+    if payload.body.size != 4 * layout.size:
+        raise WrongShape(
+            f"body of {payload.body.size} bytes; a hypernetwork of {layout.size} float32 values needs {4 * layout.size}"
+        )
+    return Vector(payload.body)
+
+
+def codec(settings: Settings | None = None) -> HyperFLCodec:
+    """The codec."""
+    return HyperFLCodec(settings)
