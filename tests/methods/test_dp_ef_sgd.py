@@ -73,7 +73,7 @@ def test_without_clip_and_noise_it_is_plain_sgd_and_nothing_is_kept_back() -> No
     order, words = order_for(task, how), fixed_words(3)
     local, delta = worked(DpEfSgdClient(Silence(), words), order, task)
     assert local is not None
-    # Nothing was cut: what is in e is the rounding of two float32 sums of the same gradients: 3e-8, where the steps' sums are of the order of 10.
+    # Nothing was cut: in e is the rounding of two float32 sums of the same gradients, 3e-8 where sums are of the order of 10.
     assert np.linalg.norm(local.error) < 1e-6
     words, weights = fixed_words(3), order.model.whole().astype(np.float64)
     for _ in range(2):
