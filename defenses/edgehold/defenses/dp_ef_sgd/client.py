@@ -133,9 +133,10 @@ class _Descent:
             fed = self.error if norm <= how.error_clip else self.error * (how.error_clip / norm)
             total = total + fed
             # What was computed and not sent, without any noise.
-            self.error = self.error + sums[1] - total
-        whole = np.clip(np.rint(total / self._grid), -_FARTHEST, _FARTHEST).astype(np.int64)
-        released = whole + self._noise.draw(len(total))
+            self.error += sums[1]
+            self.error -= total
+        released = np.clip(np.rint(total / self._grid), -_FARTHEST, _FARTHEST).astype(np.int64)
+        released += self._noise.draw(len(total))
         # From here on everything is a function of what an observer may see.
         noisy = released * self._grid
         if self._velocity is not None:
