@@ -38,7 +38,8 @@ class Needs:
     individual_updates: the server half looks at single updates, so masked sums are impossible.
     durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
     peers: clients of a round read each other's signed messages through the server's mailbox.
-    charges: the client half says what its release costs (`PrivateClientSide`), and the device's ledger is charged first.
+    charges: the client half may add noise: it says what its release costs (`PrivateClientSide`; nothing where the settings ask
+        for none), and the device's ledger is charged first.
     """
 
     individual_updates: bool = True

@@ -67,7 +67,10 @@ def accounts(name: str) -> Any:
         raise ConfigError(
             f"method {name!r} adds no noise, so that nothing is charged; private ones: {private}", field="method.name"
         )
-    return _module(name, "accounts")
+    try:
+        return _module(name, "accounts")
+    except ModuleNotFoundError:
+        raise ConfigError(f"method {name!r} cannot say beforehand how much noise a budget takes", field="method.name") from None
 
 
 def _module(name: str, half: str) -> Any:
