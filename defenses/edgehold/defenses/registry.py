@@ -14,6 +14,7 @@ from edgehold.core.vectors import FloatArray, Schema
 
 METHODS: Mapping[str, str] = {
     "dp_ef_sgd": "edgehold.defenses.dp_ef_sgd",
+    "dp_fedavg": "edgehold.defenses.baselines.dp_fedavg",
     "dp_sgd": "edgehold.defenses.baselines.dp_sgd",
     "fedavg": "edgehold.defenses.baselines.fedavg",
     "frl": "edgehold.defenses.frl",
