@@ -5,6 +5,7 @@ gradient of any weight, and then norms and weighted sums from what went into eac
 any other layer that has parameters goes through Opacus, slower, with the same result within float32 rounding.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn import functional
 
 from edgehold.core import torch_layers
 from edgehold.core.errors import ConfigError
@@ -27,7 +30,8 @@ _SHY = 1.0 - 2.0**-16
 class Piece:
     """One layer of a block. places: of its parameters in the flat model, in the order in which `sums` returns them.
 
-    norms() gives (records,) squared norms of the gradients; sums(factors) takes (k, records), gives (k, n) for each parameter.
+    norms() gives (records,) float64 squared norms of the gradients; sums(factors) takes (k, records) float32 and gives (k, n)
+    for each parameter.
     """
 
     places: tuple[slice, ...]
@@ -46,14 +50,15 @@ class ClippedSums:
             places[id(parameter)] = slice(at, at + parameter.numel())
             at += parameter.numel()
         self._places = places
-        self._wrapped: Any = None
-        if not torch_layers.known(task.module):
-            self._wrapped = _opacus(task.module)
+        self._together = True
+        self._by_opacus = not torch_layers.known(task.module)
+        if self._by_opacus:
+            _opened(task.module).remove_hooks()  # says at once what is missing
 
     @property
     def by_hand(self) -> bool:
         """Whether every layer is one that needs no Opacus."""
-        return self._wrapped is None
+        return not self._by_opacus
 
     def __call__(self, rows: Sequence[Array], clips: Sequence[float]) -> Array:
         """(len(clips), d) float64: for each clip C the sum over records of their gradient scaled down to norm C at most.
@@ -62,7 +67,7 @@ class ClippedSums:
         clips nothing. A record whose gradient is not finite counts as absent: an error would tell of it.
         """
         found = torch.zeros(len(clips), self._size, dtype=torch.float64, device=self._task.device)
-        limits = torch.tensor([clip * _SHY for clip in clips], dtype=torch.float32, device=self._task.device)
+        limits = torch.tensor([clip * _SHY for clip in clips], dtype=torch.float64, device=self._task.device)
         self._task.module.train()
         for block in rows:
             for part in _parts(np.asarray(block)):
@@ -72,42 +77,66 @@ class ClippedSums:
 
     def _add(self, found: Tensor, rows: Array, limits: Tensor) -> None:
         inputs, targets = self._task.records(rows)
-        pieces = self._by_opacus(inputs, targets) if self._wrapped is not None else self._by_hand(inputs, targets)
+        pieces = self._from_opacus(inputs, targets) if self._by_opacus else self._from_layers(inputs, targets)
         squares = torch.stack([piece.norms() for piece in pieces]).sum(0)
         finite = torch.isfinite(squares).cpu().numpy()
         if not finite.all():
             if finite.any():
                 self._add(found, rows[finite], limits)
             return
-        norms = squares.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-        factors = (limits[:, None] / norms[None, :]).clamp(max=1.0)
+        norms = squares.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        factors = (limits[:, None] / norms[None, :]).clamp(max=1.0).float()
         for piece in pieces:
             for place, part in zip(piece.places, piece.sums(factors), strict=True):
                 found[:, place] += part
 
-    def _by_hand(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
-        records = len(inputs)
+    def _from_layers(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
         with torch_layers.Watch(self._task.module) as watch:
-            # The loss is a mean: times the records it is a sum, whose gradients are those of the single records.
-            loss = self._task.loss(self._task.module(inputs), targets) * records
-            loss.backward()  # type: ignore[no-untyped-call]
+            self._loss(self._task.module(inputs), targets).backward()  # type: ignore[no-untyped-call]
             return [
                 Piece(tuple(self._places[id(p)] for p in seen.parameters), seen.norms, seen.sums)
-                for seen in watch.seen(records)
+                for seen in watch.seen(len(inputs))
             ]
 
-    def _by_opacus(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
-        records, module = len(inputs), self._wrapped
-        self._task.loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
+    def _from_opacus(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
         pieces = []
-        for parameter in module.parameters():
-            samples = getattr(parameter, "grad_sample", None)
-            if samples is None:  # frozen, or not used
-                continue
-            parameter.grad_sample = None
-            flat = samples.reshape(records, -1)
-            pieces.append(_whole(self._places[id(parameter)], flat))
+        opened = _opened(self._task.module)
+        try:
+            with warnings.catch_warnings():
+                # Of torch, about every first layer: nothing needs the gradient of its input.
+                warnings.filterwarnings("ignore", "Full backward hook is firing")
+                self._loss(opened(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            for parameter in self._task.module.parameters():
+                samples = getattr(parameter, "grad_sample", None)
+                if samples is not None:  # neither frozen nor unused
+                    pieces.append(_whole(self._places[id(parameter)], samples.reshape(len(inputs), -1)))
+        except RuntimeError as error:
+            layer = torch_layers.unknown(self._task.module)
+            raise ConfigError(
+                f"{layer} has no per-sample gradients, not even through Opacus; write it with layers that have: {error}"
+            ) from None
+        finally:
+            # Hooks that stay would note every other training of this module, and refuse to be set twice.
+            opened.to_standard_module()
         return pieces
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Sum over records of the loss of each alone: the mean over a batch may weigh a record by the others in it, where some
+        targets are ignored or classes have weights, and then no clip bounds what one record does.
+        """
+        loss = self._task.loss
+        if loss is functional.cross_entropy and outputs.dim() == 2 and targets.dim() == 1 and bool((targets >= 0).all()):
+            return functional.cross_entropy(outputs, targets, reduction="sum")
+
+        def alone(output: Tensor, target: Tensor) -> Tensor:
+            return loss(output.unsqueeze(0), target.unsqueeze(0))
+
+        if self._together:
+            try:
+                return vmap(alone)(outputs, targets).sum()
+            except RuntimeError:  # looks at values, which one stack of all records has not
+                self._together = False
+        return torch.stack([alone(output, target) for output, target in zip(outputs, targets, strict=True)]).sum()
 
 
 def _parts(group: Array) -> Iterator[Array]:
@@ -121,10 +150,10 @@ def _parts(group: Array) -> Iterator[Array]:
 
 def _whole(place: slice, samples: Tensor) -> Piece:
     """A parameter whose per-sample gradients stand written out, (records, n)."""
-    return Piece((place,), lambda: samples.square().sum(1), lambda factors: (factors @ samples,))
+    return Piece((place,), lambda: torch_layers.squares(samples), lambda factors: (factors @ samples,))
 
 
-def _opacus(module: nn.Module) -> Any:
+def _opened(module: nn.Module) -> Any:
     try:
         from opacus.grad_sample import GradSampleModule
     except ImportError:
@@ -132,6 +161,6 @@ def _opacus(module: nn.Module) -> Any:
             f"per-sample gradients of {torch_layers.unknown(module)} need Opacus: install edgehold[private]"
         ) from None
     try:
-        return GradSampleModule(module, loss_reduction="mean")
+        return GradSampleModule(module, loss_reduction="sum")
     except NotImplementedError as error:
         raise ConfigError(f"this model has no per-sample gradients: {error}") from None
