@@ -2,7 +2,9 @@
 can do to a sum; what is refused.
 """
 
+import gc
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
@@ -438,6 +440,17 @@ def test_a_loss_that_looks_at_values_works_record_by_record() -> None:
     alone = sum(sums([rows[i : i + 1]], (inf,)) for i in rows)
     assert np.abs(once - alone).max() <= NEAR * np.abs(once).max() * 5
     assert (once == twice).all()
+
+
+@pytest.mark.parametrize("name", ["cnn", "characters", "in place"])
+def test_nothing_of_a_step_stays_in_memory(name: str) -> None:
+    task, seen = task_of(*MODELS[name]), []
+    for layer in task.module.modules():
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append(weakref.ref(output)))
+    ClippedSums(task)(groups_of(12, 12), (1.0, 2.0))
+    gc.collect()
+    assert len(seen) > 4
+    assert not [one for one in seen if one() is not None]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "places, many", "bag of words", "characters"])

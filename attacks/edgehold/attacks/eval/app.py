@@ -36,6 +36,7 @@ def main() -> None:
       fl-eval reproduce fedavg --seeds 5
       fl-eval simulate plan.toml --clients 1000 --task edgehold.client.data.digits:make_task --out sim
       fl-eval facts sim
+      fl-eval audit --method dp_ef_sgd --runs 5
 
     \b
     Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage,
@@ -120,6 +121,46 @@ def facts(folder: Path, as_json: bool) -> None:
     names = [name for name in ("round", "accuracy", "loss", "clients_admitted", "step_norm", "seconds") if name in rounds[0]]
     rows = [[f"{one.get(name, float('nan')):.6g}" for name in names] for one in rounds]
     click.echo(aligned(Table(str(folder), names, rows)))
+
+
+@main.command()
+@click.option("--method", required=True, metavar="NAME", help="dp_ef_sgd or dp_sgd.")
+@click.option("--epsilon", default=2.0, show_default=True, type=float, help="What the method is set to promise.")
+@click.option("--delta", default=1e-5, show_default=True, type=float)
+@click.option("--canaries", default=4000, show_default=True, type=click.IntRange(1), help="Records whose presence is guessed.")
+@click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="Trainings, each judged on its own.")
+@click.option("--noise-factor", default=1.0, show_default=True, type=float,
+              help="Multiply the noise and leave the promise: a planted bug, to see the audit find it.")  # fmt: skip
+@as_json_option
+def audit(
+    method: str, epsilon: float, delta: float, canaries: int, runs: int, noise_factor: float, as_json: bool
+) -> None:  # fmt: skip
+    """Hold the epsilon that a private method promises against what its released updates give away about canaries.
+
+    Each run trains once, through the device half and the noise that ship. Its bound is above the true epsilon with a chance
+    of 5 % at most. Exit code 3 when more runs are above the promise than chance explains.
+
+    \b
+    Examples:
+      fl-eval audit --method dp_ef_sgd --runs 20
+      fl-eval audit --method dp_sgd --epsilon 1 --noise-factor 0.25 --json
+    """
+    from edgehold.attacks.privacy import run as auditing
+
+    wish = auditing.Wish(method, epsilon, delta, canaries, runs, noise_factor)
+    found = auditing.run(wish)
+    if as_json:
+        click.echo(json.dumps(
+            {"method": method, "epsilon": epsilon, "delta": delta, "noise_factor": noise_factor, "claimed": found.claimed,
+             "ceiling": found.ceiling, "noise_multiplier": found.noise_multiplier, "above": found.above, "holds": found.holds,
+             "verdicts": [msgspec.to_builtins(one) for one in found.verdicts]}
+        ))  # fmt: skip
+    else:
+        rows = [[str(i), f"{v.epsilon_lower:.3f}", f"{v.correct} of {v.guesses}"] for i, v in enumerate(found.verdicts, 1)]
+        click.echo(aligned(Table(f"{method}, {canaries} canaries", ["run", "epsilon at least", "right guesses"], rows)))
+        click.echo(f"claimed {found.claimed:.3f} at delta {delta:g}; {found.above} of {runs} runs above it")
+        click.echo(f"all guesses right would have shown {found.ceiling:.3f}")
+    sys.exit(0 if found.holds else MISSED)
 
 
 _BEGIN, _END = "<!-- measured -->\n", "<!-- /measured -->"
