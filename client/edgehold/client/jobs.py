@@ -300,7 +300,9 @@ class Jobs:
 
     def _head(self) -> Head | None:
         """What the server is to remember of the ledger; None where there is none."""
-        return self._ledger.head if self._book is not None or self._home.ledger.exists() else None
+        # Without the lock where the ledger is open: on the event loop nobody may wait for a disk.
+        book = self._book or (self._ledger if self._home.ledger.exists() else None)
+        return book.head if book else None
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
