@@ -20,7 +20,7 @@ def fl_eval(*arguments: str, expect: int = 0) -> str:
 
 @pytest.mark.parametrize("method", TRAININGS)
 def test_at_the_claimed_noise_no_run_is_above_and_at_a_tenth_every_run_is(method: str) -> None:
-    """2,000 canaries, two and three runs. A sound half is above its claim with a chance of 5 % a run at the most; bounds lie
+    """2,000 canaries, two and three runs. A sound half is above its claim with a chance of at most 5 % a run; bounds lie
     near 0.5 of 2 in truth. At a tenth of the noise nearly all of 200 guesses are right, which shows more than 3.
     """
     sound = run(Wish(method, 2.0, 1e-5, 2000, 2))

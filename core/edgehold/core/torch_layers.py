@@ -52,7 +52,10 @@ def unknown(module: nn.Module) -> str:
 
 
 class Watch:
-    """While open, layers note their inputs and the gradients of their outputs, and no gradient of a weight is computed."""
+    """While open, layers note their inputs and the gradients of their outputs, and no gradient of a weight is computed.
+
+    May be opened again, for the next pass.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._layers = [
@@ -60,10 +63,11 @@ class Watch:
             for layer in module.modules()
             if any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
-        self._uses: dict[nn.Module, list[_Use]] = {layer: [] for layer, _ in self._layers}
+        self._uses: dict[nn.Module, list[_Use]] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "Watch":
+        self._uses = {layer: [] for layer, _ in self._layers}
         for layer, parameters in self._layers:
             for parameter in parameters:
                 parameter.requires_grad_(False)
@@ -73,6 +77,7 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._hooks, self._uses = [], {}
         for _, parameters in self._layers:
             for parameter in parameters:
                 parameter.requires_grad_(True)
@@ -209,15 +214,21 @@ def _convolution(layer: nn.Conv2d, uses: Uses) -> tuple[Parts, Sums]:
 
 
 def _of_kernels(layer: nn.Conv2d, inputs: Tensor, back: Tensor) -> Tensor:
-    padding: Any = layer.padding
-    if isinstance(padding, str):
-        size = [dilation * (kernel - 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if padding == "same":
-            left = [one // 2 for one in size]
-            inputs = functional.pad(inputs, (left[1], size[1] - left[1], left[0], size[0] - left[0]))
-        padding = 0
-    patches = functional.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
-    records, groups = len(inputs), layer.groups
+    across = [dilation * (kernel - 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if isinstance(layer.padding, str):
+        before = [size // 2 if layer.padding == "same" else 0 for size in across]
+        after = [size - one if layer.padding == "same" else 0 for size, one in zip(across, before, strict=True)]
+    else:
+        before = after = list(cast(tuple[int, int], layer.padding))
+    if any(before) or any(after):
+        inputs = functional.pad(inputs, (before[1], after[1], before[0], after[0]))
+    inputs = inputs.contiguous()
+    records, groups, (high, wide) = len(inputs), layer.groups, layer.kernel_size
+    # A view of every patch, copied once: faster than unfold.
+    n, c, h, w = inputs.stride()
+    (down, right), (tall, long) = layer.dilation, layer.stride
+    shape = (records, inputs.shape[1], high, wide, *back.shape[2:])
+    patches = inputs.as_strided(shape, (n, c, h * down, w * right, h * tall, w * long))
     gradient = back.reshape(records * groups, back.shape[1] // groups, -1)
     patches = patches.reshape(records * groups, -1, gradient.shape[2])
     return torch.bmm(gradient, patches.transpose(1, 2)).reshape(records, -1)

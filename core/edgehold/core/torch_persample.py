@@ -51,6 +51,7 @@ class ClippedSums:
             at += parameter.numel()
         self._places = places
         self._together = True
+        self._watch = torch_layers.Watch(task.module)
         self._by_opacus = not torch_layers.known(task.module)
         if self._by_opacus:
             _opened(task.module).remove_hooks()  # says at once what is missing
@@ -86,12 +87,16 @@ class ClippedSums:
             return
         norms = squares.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         factors = (limits[:, None] / norms[None, :]).clamp(max=1.0).float()
-        for piece in pieces:
-            for place, part in zip(piece.places, piece.sums(factors), strict=True):
-                found[:, place] += part
+        parts = [pair for piece in pieces for pair in zip(piece.places, piece.sums(factors), strict=True)]
+        parts.sort(key=lambda pair: pair[0].start)
+        if sum(part.shape[1] for _, part in parts) == self._size:  # one addition instead of one per parameter
+            found += torch.cat([part for _, part in parts], 1)
+            return
+        for place, part in parts:
+            found[:, place] += part
 
     def _from_layers(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
-        with torch_layers.Watch(self._task.module) as watch:
+        with self._watch as watch:
             self._loss(self._task.module(inputs), targets).backward()  # type: ignore[no-untyped-call]
             return [
                 Piece(tuple(self._places[id(p)] for p in seen.parameters), seen.norms, seen.sums)

@@ -20,7 +20,8 @@ def noised(values: Array, sigma: float, noise: Noise) -> Array:
     step = GRID * sigma
     with np.errstate(over="ignore"):
         whole = np.clip(np.rint(values / step), -_FARTHEST, _FARTHEST).astype(np.int64)
-    found: Array = (whole + noise.draw(len(values))) * step
+    whole += noise.draw(len(values))
+    found: Array = whole * step
     return found
 
 

@@ -17,8 +17,8 @@ SURCHARGE = 2.0**-11
 """Relative: what rounding can add to the distance between the sums of neighbours. Adding BLOCK float32 vectors of norm C rounds
 by at most BLOCK^2 2^-24 C; in two worlds, and in up to four blocks that a record can change: 8 BLOCK^2 2^-24 = 2^-11.
 """
-GROUP = 16
-"""Records that a group holds on average: far from four blocks, beyond which a group is added record by record."""
+GROUP = 24
+"""Records that a group holds on average: mostly one block, and far from four, beyond which records are added one by one."""
 
 Words: TypeAlias = Callable[[int], Array]
 """count -> (count,) uint64, uniform and independent. Another than the system's is of use in tests alone."""

@@ -131,7 +131,8 @@ class _Descent:
             fed = self.error if norm <= how.error_clip else self.error * (how.error_clip / norm)
             total = total + fed
             # What was computed and not sent, without any noise.
-            self.error = self.error + sums[1] - total
+            self.error += sums[1]
+            self.error -= total
         # From here on everything is a function of what an observer may see.
         noisy = noised(total, how.sigma, self._noise)
         if self._velocity is not None:
