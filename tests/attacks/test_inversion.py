@@ -74,6 +74,27 @@ def test_a_record_is_read_exactly_and_not_under_noise(method: str, settings: Any
         assert not hidden.exact
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_record_is_not_read_from_private_methods(seed: int) -> None:
+    """With the product's own noise, at epsilon 8 for the round; the same readings succeed without it (above)."""
+    task, record = one_record(seed)
+    private = Settings(**SMALL, noise_multiplier=1.21)
+    order, update, _ = sent("hyperfl", private, task, seed)
+    assert judge(hypernetwork.invert(order, update, task.schema), record, data()).failed
+    how = registry.method("dp_sgd").settings(
+        clip=1.0, noise_multiplier=0.61, sampling="bins", bins=1, batch_size=1, learning_rate=0.1
+    )
+    order, update, _ = sent("dp_sgd", how, task, seed)
+    plain = registry.method("fedavg").settings(learning_rate=0.1)
+    asked = sent("fedavg", plain, task, seed)[0]
+    assert judge(analytic.invert(asked, update, task.schema), record, data()).failed
+    loud = registry.method("dp_sgd").settings(
+        clip=1e3, noise_multiplier=1e-9, sampling="bins", bins=1, batch_size=1, learning_rate=0.1
+    )
+    order, update, _ = sent("dp_sgd", loud, task, seed)
+    assert judge(analytic.invert(asked, update, task.schema), record, data()).exact, "control: it is the noise that hides"
+
+
 @pytest.mark.parametrize("rank", [0, 4])
 def test_gradient_code_and_weights_of_the_extractor_are_read(rank: int) -> None:
     task, _ = one_record(3)

@@ -50,10 +50,19 @@ def client_half(name: str) -> Any:
     return fixed_noise.half() if name in PRIVATE else registry.client_side(name)
 
 
+def server_half(name: str, settings: Any, schema: Schema) -> Any:
+    """The server half; one that adds noise with noise that repeats."""
+    if name == "dp_fedavg":
+        from edgehold.defenses.baselines.dp_fedavg.server import DpFedAvgServer
+
+        return DpFedAvgServer(settings, schema, 1, fixed_noise.FixedNoise(1))
+    return registry.server_side(name, settings, schema, 1)
+
+
 def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
     return Halves(
         lambda: client_half(name),
-        lambda: registry.server_side(name, settings, schema, 1),
+        lambda: server_half(name, settings, schema),
         lambda: registry.codec(name, settings),
         lambda task, seed: registry.first_weights(name, settings, task, seed),
     )

@@ -170,7 +170,8 @@ def test_every_point_in_the_code_is_in_the_matrix() -> None:
     for side in ("server", "client"):
         text = "".join(path.read_text() for path in (REPOSITORY / side).rglob("*.py"))
         found[side] = set(re.findall(r'\breach\("(\w+)"\)', text))
-    assert found["server"] == set(SERVER)
+    # Reached by methods whose noise the server adds, whose models no undisturbed run repeats: see test_private.py.
+    assert found["server"] == set(SERVER) | {"round_charged"}
     assert found["client"] == {point.partition(":")[0] for run in CLIENT for point in run.values()}
 
 

@@ -85,3 +85,41 @@ def receipts(bed: Federation) -> set[int]:
 @pytest.mark.parametrize("reset", [True, False])
 def test_a_killed_device_charges_once_and_gives_the_same_model(tmp_path: Path, reset: bool) -> None:
     assert played(tmp_path / "killed", POINTS, reset) == played(tmp_path / "calm", (), reset)
+
+
+CENTRAL = ("charge_written", "charged", "round_charged", "summed", "stored", "commit_journaled")
+
+
+@pytest.mark.slow
+def test_a_killed_server_charges_each_round_once(tmp_path: Path) -> None:
+    """Noise is drawn again after a restart: the first draw never left. Who was counted is fixed, and so is what was charged."""
+    task, rounds = ("edgehold.client.data.synthetic:make_task", {"values": 100}), len(CENTRAL) + 1
+    text = (
+        f'[run]\nname = "central"\nrounds = {rounds}\ntask = "numbers"\n[cohort]\nsize = 1\nquorum = 1\nover_select = 1.0\n'
+        '[evaluation]\nevery = 0\n[method]\nname = "dp_fedavg"\nnoise_multiplier = 5.0\nquantile = 0.0\n'
+    )
+    budgets = {"budgets.numbers": {"max_epsilon": 8.0, "delta": 1e-5}}
+    with Federation(tmp_path, tasks={"numbers": task}, server=budgets) as bed:
+        bed.start_server()
+        bed.add_client("dev-0", {"numbers": task})
+        bed.start_client("dev-0")
+        bed.daemon.stop()
+        for number, point in enumerate(CENTRAL):
+            # Armed at once: left alone for a moment, the server would finish the run.
+            bed.start_server({VARIABLE: point})
+            if number == 0:
+                bed.wait_connected(1)
+                bed.submit(text)
+            assert bed.daemon.wait(60.0) == EXIT_CODE, point
+            committed = rounds_of(bed, "committed")
+            assert committed <= {line.round for line in ledger.read(bed.home / "ledger.db")}, point
+        bed.start_server()
+        eventually(lambda: bed.info("central").state != "running", 60.0, "the run's end")
+        info = bed.info("central")
+    assert (info.state, info.rounds_done) == ("finished", rounds), info
+    assert [line.round for line in ledger.read(bed.home / "ledger.db")] == list(range(1, rounds + 1))
+
+
+def rounds_of(bed: Federation, state: str) -> set[int]:
+    with contextlib.closing(sqlite3.connect(f"file:{bed.home / 'journal.db'}?mode=ro", uri=True)) as db:
+        return {number for (number,) in db.execute("SELECT round FROM rounds WHERE state = ?", (state,))}

@@ -27,6 +27,7 @@ from edgehold.core.privacy.budget import Spent, best_filter
 from edgehold.core.privacy.events import ErrorFeedback, Event
 from edgehold.core.privacy.ledger import Cause, Ledger, Limit
 from edgehold.core.privacy.noise import gap
+from edgehold.core.privacy.release import GRID
 from edgehold.core.privacy.sampling import GROUP, in_bins, poisson
 from edgehold.core.rng import stream
 from edgehold.core.torch_persample import ClippedSums
@@ -36,7 +37,7 @@ from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.codec import CLIP_FACTOR
 from edgehold.defenses.dp_ef_sgd.accounts import epsilon_after, spent_after
 from edgehold.defenses.dp_ef_sgd.client import DpEfSgdClient, _Descent
-from edgehold.defenses.dp_ef_sgd.state import GRID, Local, Order, PlainSettings, Settings, Training, Update
+from edgehold.defenses.dp_ef_sgd.state import Local, Order, PlainSettings, Settings, Training, Update
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.proto.v1.payloads_pb2 import DpEfSgdUpdate, UpdateHeader
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support.fixed_noise import FixedNoise
 from torch import nn
 
 from edgehold.attacks.byzantine import gaussian
@@ -21,6 +22,7 @@ from edgehold.core.facts import FACTS
 from edgehold.core.hyper import code, generated, initial
 from edgehold.core.hyper_layout import Layout
 from edgehold.core.plan import parse_plan
+from edgehold.core.privacy.events import Gaussian
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining
 from edgehold.core.torch_hyper import Hypernetwork, Network
@@ -384,6 +386,32 @@ def test_the_upload_holds_phi_and_nothing_else() -> None:
     body = bytes(sent.body.read(0, sent.body.size))
     for secret in (after.v, after.head):
         assert secret.tobytes() not in body
+
+
+def test_with_noise_the_update_is_clipped_noisy_and_charged_and_tells_no_count() -> None:
+    task, size = small(), Layout.of(small().schema, 5, 7).size
+    plain, noisy = Settings(**SMALL), Settings(**SMALL, noise_multiplier=2.0, noise_clip=0.5)
+    half = HyperFLClient(draw=lambda: b"test", noise=FixedNoise(1))
+    order = begun(noisy, task)[2]
+    rng = stream(0, "client")
+    local = half.begin(order, task, rng)
+    (charged,) = half.charges(order, local, task)
+    # Whatever the records are, two clipped changes are at most 2 x 0.5 apart.
+    assert isinstance(charged, Gaussian)
+    assert charged.sigma == 1.0
+    assert 1.0 <= charged.sensitivity < 1.0 + 1e-6
+    after, update, _ = half.work(order, local, task, rng)
+    honest = worked(begun(plain, task)[2], task)[2].delta.whole()
+    clipped = honest * min(1.0, 0.5 / float(np.linalg.norm(honest)))
+    noise = update.delta.whole() - clipped
+    # 1,000 numbers and more of deviation 1: six deviations of the estimate are below 0.15 (false alarm 2e-9).
+    assert size > 1000
+    assert abs(float(noise.std()) - 1.0) < 0.15
+    assert abs(float(noise.mean())) < 0.2
+    assert update.samples == 1
+    assert not half.charges(begun(plain, task)[2], local, task)
+    # What stays on the device has no noise.
+    assert after.head.tobytes() == worked(begun(plain, task)[2], task)[1].head.tobytes()
 
 
 # What a device keeps.

@@ -138,7 +138,7 @@ def test_what_the_budget_does_not_allow_is_declined_and_costs_nothing(bed: Feder
 def test_data_with_a_budget_are_for_private_methods_and_private_methods_for_such_data(bed: Federation) -> None:
     plain = PLAN.split("[method]")[0].replace('"private"', '"plain"') + '[method]\nname = "fedavg"\n'
     assert bed.run(plain).state == "failed"
-    eventually(lambda: "adds no noise that could be charged" in declines(bed), 10.0)
+    eventually(lambda: "adds no noise here that could be charged" in declines(bed), 10.0)
     policy = bed.folder / "dev-2" / "policy.toml"
     text = policy.read_text()
     policy.write_text(text.split("[budgets")[0])

@@ -16,9 +16,10 @@ from edgehold.attacks.testbed import Federation, Process, eventually
 from edgehold.client import enrol, identity
 from edgehold.core.keys import decode_bundle
 from edgehold.proto.channel import Stub
+from edgehold.proto.v1 import admin_pb2
 from edgehold.proto.v1 import control_pb2 as pb
 from edgehold.server.app import main
-from edgehold.server.desk import operator
+from edgehold.server.desk import operator, show
 from edgehold.server.desk.setup import initialise
 
 PLAN = """
@@ -192,3 +193,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_version_is_told() -> None:
     assert call("--version")[1].startswith("edgehold ")
+
+
+def test_what_a_private_run_costs_stands_beside_its_accuracy() -> None:
+    facts = {"accuracy": 0.9, "epsilon_worst": 4.654, "epsilon_median": 3.1}
+    latest = admin_pb2.RoundInfo(round=2, state="committed", facts={**facts, "clients_admitted": 3, "clients_selected": 3})
+    table = show.runs([admin_pb2.RunInfo(run="private", latest=latest), admin_pb2.RunInfo(run="plain")])
+    assert "4.65 worst, 3.10 median" in table.splitlines()[1]
+    assert "worst" not in table.splitlines()[2]
+    full = admin_pb2.RoundInfo(
+        round=2, state="committed",
+        facts={**facts, "clients_admitted": 3, "clients_selected": 3, "bytes_up": 1, "bytes_down": 1, "round_seconds": 1},
+    )  # fmt: skip
+    assert "accuracy 0.900  epsilon 4.65 worst, 3.10 median" in show.round_line(full, 5)

@@ -189,12 +189,14 @@ def ledger(dataset: str | None, home: Path, as_json: bool) -> None:
 
     Example: fl-client ledger --home /var/lib/fl-client; fl-client ledger --dataset patients --json
     """
-    from edgehold.client.bill import bill, told
     from edgehold.client.config import Home
     from edgehold.client.policy import load_policy
+    from edgehold.core.privacy.bill import bill, told
+    from edgehold.core.privacy.ledger import Limit
 
     places = Home(home)
-    found = bill(places.ledger, load_policy(places.policy).budgets, dataset)
+    budgets = {name: Limit(one.max_epsilon, one.delta) for name, one in load_policy(places.policy).budgets.items()}
+    found = bill(places.ledger, budgets, dataset)
     click.echo(json.dumps(found) if as_json else told(found))
 
 

@@ -229,7 +229,8 @@ class Jobs:
 
     async def _perform(self, job: Job, assignment: TaskAssignment) -> None:
         await self._training.run(lambda: self._bench.admit(assignment))
-        self._budget(assignment)
+        if not self._bench.needs(assignment.method).charges:
+            self._budget(assignment, False)
         bare = TaskAssignment()
         bare.CopyFrom(assignment)
         bare.ClearField("inline_body")
@@ -267,17 +268,17 @@ class Jobs:
         reach("stored_not_sent")
         return parcel
 
-    def _budget(self, assignment: TaskAssignment) -> tuple[str, BudgetTable | None]:
+    def _budget(self, assignment: TaskAssignment, charges: bool) -> tuple[str, BudgetTable | None]:
         """The data set behind the task and its privacy budget; `PolicyRefused` where method and budget do not fit."""
         table = self._config.tasks.get(assignment.task)
         dataset = (table.dataset if table else None) or assignment.task
-        charges = self._bench.needs(assignment.method).charges
         return dataset, self._policy.current().budget(dataset, assignment.method, charges)
 
     def _charge(self, assignment: TaskAssignment, released: tuple[Event, ...]) -> bool:
-        """Charge the ledger for a task, by the policy as it stands now. In the training thread."""
-        dataset, budget = self._budget(assignment)
-        assert budget is not None, "a method that charges nothing asked for a charge"
+        """Charge the ledger for a task, by the policy as it stands now; nothing for nothing. In the training thread."""
+        dataset, budget = self._budget(assignment, bool(released))
+        if budget is None:
+            return True
         # Who is shown a newer ledger than its own has forgotten releases, and would spend their budget again.
         self._ledger.must_know(Head(assignment.ledger_lines, assignment.ledger_hash or bytes(32)))
         where = assignment.id
@@ -299,7 +300,9 @@ class Jobs:
 
     def _head(self) -> Head | None:
         """What the server is to remember of the ledger; None where there is none."""
-        return self._ledger.head if self._book is not None or self._home.ledger.exists() else None
+        # Without the lock where the ledger is open: on the event loop nobody may wait for a disk.
+        book = self._book or (self._ledger if self._home.ledger.exists() else None)
+        return book.head if book else None
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:

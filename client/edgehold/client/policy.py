@@ -72,7 +72,9 @@ class Policy(Config, frozen=True, kw_only=True):
                 f"method {method!r} spends a privacy budget and the policy has none for this data set: [budgets.NAME]"
             )
         if found is not None and not charges:
-            raise PolicyRefused(f"this data set has a privacy budget; method {method!r} adds no noise that could be charged")
+            raise PolicyRefused(
+                f"this data set has a privacy budget; method {method!r} adds no noise here that could be charged"
+            )
         return found
 
     def admit_length(self, length: int, what: str) -> None:

@@ -135,7 +135,7 @@ class Workbench:
         state = self._guard(lambda: side.begin(order, task, rng) if local is None else side.load(local))
         if cancelled.is_set():
             raise Cancelled
-        if self.needs(assignment.method).charges:
+        if hasattr(honest, "charges"):
             # The honest half says what it costs, whatever an adversary around it would say.
             private = cast(PrivateClientSide[Any, Any, Any], honest)
             if not charge(self._guard(lambda: private.charges(order, state, task))):

@@ -38,7 +38,8 @@ class Needs:
     individual_updates: the server half looks at single updates, so masked sums are impossible.
     durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
     peers: clients of a round read each other's signed messages through the server's mailbox.
-    charges: the client half says what its release costs (`PrivateClientSide`), and the device's ledger is charged first.
+    charges: the client half may add noise: it says what its release costs (`PrivateClientSide`; nothing where the settings ask
+        for none), and the device's ledger is charged first.
     """
 
     individual_updates: bool = True
@@ -136,6 +137,13 @@ class ServerSide(Protocol[State, OrderOut, UpdateIn]):
         """Inverse of `pack`."""
 
 
+class PrivateServerSide(ServerSide[State, OrderOut, UpdateIn], Protocol[State, OrderOut, UpdateIn]):
+    """A server half that adds noise to what it folds. It draws it from the operating system."""
+
+    def charges(self, state: State) -> tuple[Event, ...]:
+        """What `close` on this state will release, for the server's ledger; asked before any noise is drawn."""
+
+
 class Codec(Protocol[Order, Update]):
     """Orders and updates to bytes and back. Decoding enforces the method's law."""
 
@@ -166,6 +174,7 @@ class Method:
     needs: what it asks of the machinery, given its settings; a device asks with None and is told the most that any need.
     first_weights: the folder has initial.py with `initial(task, settings, seed)`, which makes the first weights of a run from
         the server's own copy of the task, instead of the task alone.
+    central: the server half adds noise (`PrivateServerSide`), and the server's ledger is charged first.
     """
 
     name: str
@@ -175,6 +184,7 @@ class Method:
     package: str
     needs: Callable[[Any], Needs]
     first_weights: bool = False
+    central: bool = False
 
 
 class Adversary(Protocol):

@@ -22,6 +22,7 @@ _ALL = (
     Fact("clients_batched", "clients", "Virtual clients whose training was computed together with others'"),
     Fact("updates_clipped", "updates", "Admitted updates whose norm was above the plan's clip and was cut to it"),
     Fact("update_norm_median", "", "Median Euclidean norm of the admitted updates"),
+    Fact("clip_norm", "", "Norm to which the server cut the round's updates, where that adapts"),
     Fact("step_norm", "", "Euclidean norm of the change of the global model"),
     Fact("edges_swapped", "share", "Share of the model's edges that the round put in place of others"),
     Fact("edges_contested", "share", "Share of the edges that the plan's number of liars could take in or out of the model"),

@@ -14,6 +14,7 @@ from edgehold.core.vectors import FloatArray, Schema
 
 METHODS: Mapping[str, str] = {
     "dp_ef_sgd": "edgehold.defenses.dp_ef_sgd",
+    "dp_fedavg": "edgehold.defenses.baselines.dp_fedavg",
     "dp_sgd": "edgehold.defenses.baselines.dp_sgd",
     "fedavg": "edgehold.defenses.baselines.fedavg",
     "frl": "edgehold.defenses.frl",
@@ -67,7 +68,10 @@ def accounts(name: str) -> Any:
         raise ConfigError(
             f"method {name!r} adds no noise, so that nothing is charged; private ones: {private}", field="method.name"
         )
-    return _module(name, "accounts")
+    try:
+        return _module(name, "accounts")
+    except ModuleNotFoundError:
+        raise ConfigError(f"method {name!r} cannot say beforehand how much noise a budget takes", field="method.name") from None
 
 
 def _module(name: str, half: str) -> Any:

@@ -56,6 +56,15 @@ class TaskEntry(Config, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
 
 
+class BudgetTable(Config, frozen=True, kw_only=True):
+    """[budgets.TASK]: the most that models of all runs on a task may ever tell about one device, for methods whose noise the
+    server adds.
+    """
+
+    max_epsilon: Annotated[float, msgspec.Meta(gt=0, le=1000)]
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-5
+
+
 class ServerConfig(Config, frozen=True, kw_only=True):
     """A whole server.toml."""
 
@@ -63,6 +72,7 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     store: StoreTable = StoreTable()
     limits: LimitsTable = LimitsTable()
     tasks: dict[str, TaskEntry] = {}
+    budgets: dict[Name, BudgetTable] = {}
 
     def ca_folder(self, home: Path) -> Path:
         """Folder of the certificate authority."""

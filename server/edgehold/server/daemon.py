@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, JournalError
 from edgehold.core.identity import Role
+from edgehold.core.privacy.ledger import Limit
 from edgehold.proto.channel import options
 from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
@@ -30,6 +31,7 @@ from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
 from edgehold.server.identity.roster import Roster
 from edgehold.server.identity.tokens import Tokens
 from edgehold.server.metrics import Metrics
+from edgehold.server.rounds.accounts import Accounts
 from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.evaluation import Evaluation
@@ -161,6 +163,7 @@ class Daemon:
             federation, identity.signing_key, journal, Roster(journal), sessions, board, admission,
             RoundKeys(keys_folder(config, self._home)), BlobStore(self._home / "blobs"), spool,
             Evaluation(config.tasks, spool), metrics, config.store.keep_models,
+            Accounts(self._home / "ledger.db", {k: Limit(b.max_epsilon, b.delta) for k, b in config.budgets.items()}),
         )  # fmt: skip
 
     def _clear_orphans(self, runs: Runs, floor: Floor) -> None:

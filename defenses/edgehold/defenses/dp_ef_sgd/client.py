@@ -14,13 +14,12 @@ from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.privacy.events import Event
 from edgehold.core.privacy.noise import Noise, SystemNoise
+from edgehold.core.privacy.release import noised
 from edgehold.core.privacy.sampling import GROUP, Words, in_bins, poisson, system_words
 from edgehold.core.task import Task
 from edgehold.core.vectors import Array, FloatArray, Vector
-from edgehold.defenses.dp_ef_sgd.state import GRID, Local, Order, Training, Update
+from edgehold.defenses.dp_ef_sgd.state import Local, Order, Training, Update
 
-_FARTHEST = 2.0**62
-"""Of a sum, in steps of the grid: cutting there brings neighbours no farther apart, an overflow would."""
 _HEAD = struct.Struct("<QQ32s32s")
 
 
@@ -115,7 +114,6 @@ class _Descent:
 
     def __init__(self, how: Training, start: FloatArray, error: Array | None, noise: Noise) -> None:
         self._how, self._noise = how, noise
-        self._grid = GRID * how.sigma
         self.weights: Array = start.astype(np.float64)
         self.error: Array = np.zeros(len(start)) if error is None else error.copy()
         self._velocity: Array | None = np.zeros(len(start)) if how.momentum else None
@@ -135,10 +133,8 @@ class _Descent:
             # What was computed and not sent, without any noise.
             self.error += sums[1]
             self.error -= total
-        released = np.clip(np.rint(total / self._grid), -_FARTHEST, _FARTHEST).astype(np.int64)
-        released += self._noise.draw(len(total))
         # From here on everything is a function of what an observer may see.
-        noisy = released * self._grid
+        noisy = noised(total, how.sigma, self._noise)
         if self._velocity is not None:
             self._velocity = how.momentum * self._velocity + noisy
             noisy = self._velocity

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isinf, sqrt
+from math import inf, isinf
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,13 +11,10 @@ from edgehold.core.config import Config
 from edgehold.core.errors import ConfigError
 from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian
 from edgehold.core.privacy.noise import gap
-from edgehold.core.privacy.rounded import DEVIATION
+from edgehold.core.privacy.release import grid_shift
 from edgehold.core.privacy.sampling import SURCHARGE
 from edgehold.core.vectors import Array, Vector
 from edgehold.defenses.baselines.fedavg import state as fedavg
-
-GRID = 1.0 / DEVIATION
-"""Step of the grid on which sums and noise are integers, in deviations of the noise (`edgehold.core.privacy.rounded`)."""
 
 
 class Training(Config, frozen=True, kw_only=True):
@@ -83,7 +80,7 @@ class Training(Config, frozen=True, kw_only=True):
     def released(self, size: int, steps_before: int = 0, epochs_before: int = 0, vector: str = "") -> tuple[Event, ...]:
         """What a round of a model with `size` values releases, for the ledger. before: of the same error vector."""
         sampler = gap(self.steps_per_round * size)
-        grid, sigma, clip = sqrt(size) * GRID, self.sigma, self.clip * (1 + SURCHARGE)
+        grid, sigma, clip = grid_shift(size), self.sigma, self.clip * (1 + SURCHARGE)
         if not self.feeds_back:
             sensitivity = clip + grid * sigma
             if self.sampling == "poisson":

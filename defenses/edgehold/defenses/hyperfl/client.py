@@ -11,6 +11,9 @@ import numpy as np
 from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.hyper_layout import Layout
+from edgehold.core.privacy.events import Event
+from edgehold.core.privacy.noise import Noise, SystemNoise
+from edgehold.core.privacy.release import clipped, noised, whole_vector
 from edgehold.core.task import Task
 from edgehold.core.vectors import Vector
 from edgehold.defenses.hyperfl.state import Local, Order, Update, layout_of
@@ -30,8 +33,9 @@ class HyperFLClient:
     secret. Tests and studies that must repeat pass a `draw` of their own; a device never does.
     """
 
-    def __init__(self, draw: Draw = _secret) -> None:
+    def __init__(self, draw: Draw = _secret, noise: Noise | None = None) -> None:
         self._draw = draw
+        self._noise: Noise = noise or SystemNoise()
 
     def begin(self, order: Order, task: Task, rng: np.random.Generator) -> Local:
         """v ~ N(0, 1); the head as PyTorch starts a layer, uniform within +-1 / sqrt(fan_in)."""
@@ -43,7 +47,9 @@ class HyperFLClient:
         return Local(v, chance.uniform(-bound, bound, layout.head_size).astype(np.float32))
 
     def work(self, order: Order, local: Local, task: Task, rng: np.random.Generator) -> tuple[Local, Update, Facts]:
-        """Both steps; then phi trained minus phi received. Facts: the received phi on the device's own test records.
+        """Both steps; then phi trained minus phi received, clipped and noisy where the order says so.
+
+        Facts: the received phi on the device's own test records.
 
         `ConfigError` when the task is no `TorchTask`, has no records, or when not every tensor could be generated.
         """
@@ -66,8 +72,17 @@ class HyperFLClient:
         # Training that blew up gives infinities here; the law refuses them at the other end, where it is counted.
         with np.errstate(over="ignore", invalid="ignore"):
             delta = np.subtract(model.phi, start, dtype=np.float32)
+        samples = task.samples
+        if how.noisy:
+            # How many records there are is private too, then.
+            delta, samples = noised(clipped(delta, how.noise_clip), how.sigma, self._noise).astype(np.float32), 1
         facts = {"own_accuracy": scores["accuracy"]} if "accuracy" in scores else {}
-        return Local(model.v, model.head), Update(Vector.of(delta), task.samples), facts
+        return Local(model.v, model.head), Update(Vector.of(delta), samples), facts
+
+    def charges(self, order: Order, local: Local, task: Task) -> tuple[Event, ...]:
+        """The noisy change of phi, whatever records it comes from; nothing where the order asks for no noise."""
+        how = order.training
+        return (whole_vector(order.phi.size, how.noise_clip, how.sigma),) if how.noisy else ()
 
     def dump(self, local: Local) -> bytes:
         """Size of v in 4 bytes, then v and head; little-endian."""

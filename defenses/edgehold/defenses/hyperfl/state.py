@@ -22,6 +22,8 @@ class Training(Config, frozen=True, kw_only=True):
 
     embedding, hidden: sizes of v and of the hidden layer; rank: of the outlets' weights, where that is smaller; 0: dense.
     backbone: dotted path of the part of the model that stays as each device's own code makes it; "": none.
+    noise_multiplier: deviation of the noise that a device adds to its change of phi, over noise_clip, the largest norm that the
+    change then has; 0: no noise, and no clip.
     head_epochs, head_learning_rate: step 1, the head alone; local_epochs, learning_rate: step 2, hypernetwork and embedding.
     """
 
@@ -36,6 +38,18 @@ class Training(Config, frozen=True, kw_only=True):
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.5
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 5e-4
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    noise_clip: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 1.0
+
+    @property
+    def noisy(self) -> bool:
+        """Whether what leaves a device is private, and charged."""
+        return self.noise_multiplier > 0
+
+    @property
+    def sigma(self) -> float:
+        """Deviation of the noise on each number of the change of phi."""
+        return self.noise_multiplier * self.noise_clip
 
 
 class Settings(Training, frozen=True, kw_only=True):

@@ -428,6 +428,8 @@ class HyperFlTask(_message.Message):
     MOMENTUM_FIELD_NUMBER: _builtins.int
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
     BACKBONE_FIELD_NUMBER: _builtins.int
+    NOISE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    NOISE_CLIP_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Training seed of the run."""
     embedding: _builtins.int
@@ -446,6 +448,9 @@ class HyperFlTask(_message.Message):
     weight_decay: _builtins.float
     backbone: _builtins.str
     """Dotted path of the part of the model that is neither generated nor trained; empty for none."""
+    noise_multiplier: _builtins.float
+    """Deviation of the noise on the change of the hypernetwork, over noise_clip, its largest norm then; 0: neither."""
+    noise_clip: _builtins.float
     def __init__(
         self,
         *,
@@ -461,10 +466,12 @@ class HyperFlTask(_message.Message):
         momentum: _builtins.float = ...,
         weight_decay: _builtins.float = ...,
         backbone: _builtins.str = ...,
+        noise_multiplier: _builtins.float = ...,
+        noise_clip: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "batch_size", b"batch_size", "embedding", b"embedding", "head_epochs", b"head_epochs", "head_learning_rate", b"head_learning_rate", "hidden", b"hidden", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "rank", b"rank", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "batch_size", b"batch_size", "embedding", b"embedding", "head_epochs", b"head_epochs", "head_learning_rate", b"head_learning_rate", "hidden", b"hidden", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "noise_clip", b"noise_clip", "noise_multiplier", b"noise_multiplier", "rank", b"rank", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
 """What an operator sees: tables, and a run's progress while it happens."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,11 +57,19 @@ def runs(infos: list[pb.RunInfo]) -> str:
             info.run, info.state, info.method + (f"/{info.rule}" if info.rule else ""),
             f"{info.rounds_done}/{info.rounds_planned}",
             f"{info.latest.facts['accuracy']:.3f}" if "accuracy" in info.latest.facts else "-",
-            f"{info.seconds:.1f}", when(info.created_unix_s), info.model_digest.hex()[:12] or "-",
+            spent(info.latest.facts) or "-", f"{info.seconds:.1f}", when(info.created_unix_s),
+            info.model_digest.hex()[:12] or "-",
         ]
         for info in infos
     ]  # fmt: skip
-    return table(["RUN", "STATE", "METHOD", "ROUNDS", "ACCURACY", "SECONDS", "SUBMITTED", "MODEL"], rows)
+    return table(["RUN", "STATE", "METHOD", "ROUNDS", "ACCURACY", "EPSILON", "SECONDS", "SUBMITTED", "MODEL"], rows)
+
+
+def spent(facts: Mapping[str, float]) -> str:
+    """What a private run has cost its clients so far, worst and median; "" for a run that is not private."""
+    if "epsilon_worst" not in facts:
+        return ""
+    return f"{facts['epsilon_worst']:.2f} worst, {facts['epsilon_median']:.2f} median"
 
 
 def clients(infos: list[pb.ClientInfo]) -> str:
@@ -81,6 +89,8 @@ def round_line(info: pb.RoundInfo, rounds: int) -> str:
     """One round on one line."""
     facts = info.facts
     score = f"  accuracy {facts['accuracy']:.3f}" if "accuracy" in facts else ""
+    if "epsilon_worst" in facts:
+        score += f"  epsilon {spent(facts)}"
     if info.state != "committed":
         return f"round {info.round:>4}/{rounds}  {info.state} (attempt {info.attempt})"
     return (

@@ -7,15 +7,16 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from edgehold.core import crashpoints
-from edgehold.core.contract import Cohort, Facts, ServerSide, Weighted
+from edgehold.core.contract import Cohort, Facts, PrivateServerSide, ServerSide, Weighted
 from edgehold.core.errors import FlError
 from edgehold.core.plan import Plan
 from edgehold.core.streams import select, selection_stream
 from edgehold.core.vectors import Vector
 from edgehold.core.weights import capped
+from edgehold.defenses import registry
 from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskCancelled
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor
@@ -173,6 +174,11 @@ class Driver:
 
     async def _close(self, row: RoundRow, opened: OpenRound, survivors: Sequence[str], started: float) -> None:
         floor, before = self.floor, time.monotonic()
+        method = registry.method(str(self.plan.method["name"]))
+        if method.central:
+            released = cast(PrivateServerSide[Any, Any, Any], self.side).charges(self._state)
+            await asyncio.to_thread(floor.accounts.charge, method, self.plan.run.task, row, survivors, released)
+            crashpoints.reach("round_charged")
         state, facts = await asyncio.to_thread(self._fold, opened, survivors)
         crashpoints.reach("summed")
         facts |= {

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgehold.server.identity.roster import Roster
 from edgehold.server.metrics import Metrics
+from edgehold.server.rounds.accounts import Accounts
 from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.evaluation import Evaluation
@@ -33,3 +34,4 @@ class Floor:
     evaluation: Evaluation
     metrics: Metrics
     keep_models: int
+    accounts: Accounts

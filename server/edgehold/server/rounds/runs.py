@@ -64,6 +64,7 @@ class Runs:
                 f"{task!r}; enrol more (`fl-server token NAME`) or lower cohort.size and cohort.quorum",
                 field="cohort.quorum",
             )
+        self._floor.accounts.must_have(registry.method(str(plan.method["name"])), task)
         return plan, settings
 
     async def submit(self, text: str, model: Path | None) -> str:

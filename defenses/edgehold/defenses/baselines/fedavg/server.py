@@ -52,7 +52,7 @@ class FedAvgServer:
         clip = settings.clip_norm
         scales = [1.0 if clip is None or norm <= clip else clip / norm for norm in norms]
         memory = space.sink(self._schema.size) if self._rule.remembers else None
-        step = _Step(state, settings.server_momentum, settings.server_learning_rate, space, memory)
+        step = Step(state, settings.server_momentum, settings.server_learning_rate, space, memory)
         now = Round(
             liars=settings.liars,
             weights=[weighted.weight for weighted in updates],
@@ -92,7 +92,7 @@ class FedAvgServer:
         return State(model, velocity, combined, int(packed.scalars.get("draws", 0)))
 
 
-class _Step:
+class Step:
     """Takes the combined update block by block and writes v' = beta v + update and w' = w + eta v' as it comes.
 
     memory: where the combined update itself is kept for the next round.
@@ -109,6 +109,7 @@ class _Step:
         self._memory = memory
 
     def write(self, values: Array) -> None:
+        """The next values of the combined update."""
         start, stop = self._at, self._at + len(values)
         self._at = stop
         moved = values.astype(np.float64)
@@ -126,13 +127,16 @@ class _Step:
         self._squares += float(np.add.reduce(change * change))
 
     def finish(self) -> Vector:
+        """The new model, once everything is written."""
         return self._model.finish()
 
     def velocity(self) -> Vector | None:
+        """The running sum of steps; None without momentum."""
         return self._velocity.finish() if self._velocity is not None else None
 
     @property
     def norm(self) -> float:
+        """Euclidean norm of the change of the model."""
         return sqrt(self._squares)
 
 

@@ -1,4 +1,4 @@
-"""`fl-server noise`: which noise keeps the clients of a plan within a privacy budget, and what the plan costs as it stands."""
+"""`fl-server noise|ledger`: how much noise a budget takes, and what the server itself has spent of its own budgets."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 
 from edgehold.core.command import as_json_option
 from edgehold.core.errors import ConfigError
+from edgehold.server.desk.options import home_option
 
 
 @click.command()
@@ -55,3 +56,26 @@ def noise(plan: Path, epsilon: float, delta: float, values: int, as_json: bool) 
     click.echo(
         f"The plan says {said['plan_noise_multiplier']:g}, which makes epsilon {said['plan_epsilon']:.4f} at delta {delta:g}."
     )
+
+
+@click.command()
+@click.option("--task", help="Only this task.")
+@home_option
+@as_json_option
+def ledger(task: str | None, home: Path, as_json: bool) -> None:
+    """The bill of methods whose noise the server adds: what every run has spent of the budgets in server.toml.
+
+    Devices whose own noise protects them keep ledgers of their own: `fl-client ledger`.
+
+    Example: fl-server ledger --home /var/lib/fl-server
+    """
+    from edgehold.core.privacy.bill import bill, told
+    from edgehold.core.privacy.ledger import Limit
+    from edgehold.server.config import load
+
+    budgets = {name: Limit(one.max_epsilon, one.delta) for name, one in load(home).budgets.items()}
+    found = bill(home / "ledger.db", budgets, task)
+    click.echo(json.dumps(found) if as_json else told(found))
+
+
+COMMANDS = (noise, ledger)

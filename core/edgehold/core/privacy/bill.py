@@ -1,4 +1,4 @@
-"""`fl-client ledger`: the privacy ledger as a bill, by run, round and mechanism, and what is left of each budget."""
+"""The privacy ledger as a bill for its owner, by run, round and mechanism, and what is left of each budget."""
 
 import math
 import time
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgehold.client.policy import BudgetTable
 from edgehold.core.errors import ConfigError
 from edgehold.core.privacy import ledger
 from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian
+from edgehold.core.privacy.ledger import Limit
 
 
-def bill(path: Path, budgets: Mapping[str, BudgetTable], dataset: str | None = None) -> dict[str, Any]:
+def bill(path: Path, budgets: Mapping[str, Limit], dataset: str | None = None) -> dict[str, Any]:
     """Charges and budgets as JSON; `ConfigError` for a data set that neither has."""
     lines = ledger.read(path)
     known = sorted({*budgets, *(line.dataset for line in lines)})
     if dataset is not None and dataset not in known:
         raise ConfigError(f"no data set {dataset!r} here; known: {', '.join(known) or 'none'}", field="dataset")
-    found = ledger.summary(path, {name: table.delta for name, table in budgets.items()})
+    found = ledger.summary(path, {name: limit.delta for name, limit in budgets.items()})
     return {
         "datasets": [_left(name, found, budgets.get(name)) for name in known if dataset in (None, name)],
         "charges": [
@@ -33,14 +33,14 @@ def bill(path: Path, budgets: Mapping[str, BudgetTable], dataset: str | None = N
     }  # fmt: skip
 
 
-def _left(name: str, spent: Mapping[str, float], budget: BudgetTable | None) -> dict[str, Any]:
+def _left(name: str, spent: Mapping[str, float], budget: Limit | None) -> dict[str, Any]:
     used = spent.get(name, 0.0)
     if budget is None:
         # Charged once, no longer in the policy: nothing more can be spent.
         return {"dataset": name, "epsilon": _number(used), "max_epsilon": None, "delta": None, "left": None}
-    left = max(0.0, budget.max_epsilon - used)
+    left = max(0.0, budget.epsilon - used)
     return {
-        "dataset": name, "epsilon": _number(used), "max_epsilon": budget.max_epsilon, "delta": budget.delta,
+        "dataset": name, "epsilon": _number(used), "max_epsilon": budget.epsilon, "delta": budget.delta,
         "left": _number(left),
     }  # fmt: skip
 
