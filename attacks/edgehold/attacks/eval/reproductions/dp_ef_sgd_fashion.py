@@ -1,14 +1,18 @@
 """DP-EF SGD and DP-SGD with a small convolutional network on Fashion-MNIST, ten clients, over clips, epsilons and rates. Long.
 
+The table is played in one process; two of its cells over ten real daemons as well, whose ledgers are charged.
+
 Each client is charged (epsilon, 1e-5) for its own records. Whichever method wins a cell is printed; the bar is about the
 smallest clip, each method at its best rate.
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from edgehold.attacks.eval import daemons
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.reproductions import Options
@@ -28,6 +32,9 @@ SIZE, DELTA, AHEAD = 26_010, 1e-5, 0.02
 CLIPS, EPSILONS = (0.1, 1.0, 10.0), (8.0, 2.0)
 STEPS = (0.3, 1.0, 3.0, 10.0)
 """Rate times clip: how far a step of clipped gradients can go."""
+EQUAL = 1.0
+"""The step at which both methods are compared at equal rates."""
+DAEMONS = {"where": "daemons"}
 
 
 def cells(options: Options) -> list[Cell]:
@@ -36,8 +43,10 @@ def cells(options: Options) -> list[Cell]:
         raise ConfigError(f"{NAME} needs {DATASET}: set --data to a folder that has it", field="data")
     return [
         {"dataset": DATASET, "method": method, "clip": clip, "epsilon": epsilon, "step": step, "rounds": ROUNDS,
-         "records": RECORDS, "seed": seed}
-        for seed in range(options.seeds) for epsilon in EPSILONS for clip in CLIPS for step in STEPS for method in METHODS
+         "records": RECORDS, "seed": seed, **where}
+        for seed in range(options.seeds)
+        for where, epsilons, clips, steps in (({}, EPSILONS, CLIPS, STEPS), (DAEMONS, EPSILONS[:1], CLIPS[:1], (EQUAL,)))
+        for epsilon in epsilons for clip in clips for step in steps for method in METHODS
     ]  # fmt: skip
 
 
@@ -53,18 +62,30 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
         "dataset": DATASET, "path": str((data or Path()) / DATASET), "model": "small-cnn", "partition": "iid",
         "limit": cell["records"], "test_limit": TESTS, "seed": cell["seed"],
     }  # fmt: skip
-    fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
-    plan, settings = parse_plan(plan_of(cell["method"], how, CLIENTS, cell["rounds"], cell["seed"]), registry.method)
-    last = engine.run(plan, settings, fleet, fleet.own_copy(), workers=1).rounds[-1]
+    text = plan_of(cell["method"], how, CLIENTS, cell["rounds"], cell["seed"])
+    last: Mapping[str, float]
+    if "where" in cell:
+        with tempfile.TemporaryDirectory(prefix="daemons-") as folder:
+            budgets = {daemons.NAME: (cell["epsilon"], DELTA)}
+            last = daemons.federated(Path(folder) / "bed", text, dealt, CLIENTS, {}, budgets).latest.facts
+    else:
+        fleet = engine.VirtualFleet(daemons.TASK, dealt, CLIENTS)
+        plan, settings = parse_plan(text, registry.method)
+        last = engine.run(plan, settings, fleet, fleet.own_copy(), workers=1).rounds[-1]
     return {"accuracy": last["accuracy"], "epsilon": last["epsilon_worst"], "noise_multiplier": how.noise_multiplier}
 
 
 def judge(options: Options, played: Sequence[Played]) -> Report:
     """Best rate of each, and who is ahead."""
 
-    def values(method: str, clip: float, epsilon: float, step: float) -> list[float]:
+    def values(method: str, clip: float, epsilon: float, step: float, where: str = "") -> list[float]:
         wanted = {"method": method, "clip": clip, "epsilon": epsilon, "step": step}
-        return [one.value["accuracy"] for one in played if wanted.items() <= one.cell.items()]
+        fitting = [one for one in played if wanted.items() <= one.cell.items() and one.cell.get("where", "") == where]
+        return [one.value["accuracy"] for one in fitting]
+
+    def lead(where: str, epsilon: float, clip: float, steps: Mapping[str, float]) -> list[float]:
+        here, plain = (values(method, clip, epsilon, steps[method], where) for method in METHODS)
+        return [one - other for one, other in zip(here, plain, strict=True)]
 
     bars, rows = [], []
     for epsilon in EPSILONS:
@@ -72,18 +93,30 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
             best = {
                 method: max(STEPS, key=lambda step: mean_spread(values(method, clip, epsilon, step))[0]) for method in METHODS
             }
-            here, plain = (values(method, clip, epsilon, best[method]) for method in METHODS)
-            ahead = [one - other for one, other in zip(here, plain, strict=True)]
+            ahead = lead("", epsilon, clip, best)
             if clip == min(CLIPS):
+                equal = lead("", epsilon, clip, dict.fromkeys(METHODS, EQUAL))
+                name = f"epsilon {epsilon:g}, clip {clip:g}: ahead, equal rates"
+                bars.append(Bar(name, AHEAD, *mean_spread(equal), ">="))
                 bars.append(Bar(f"epsilon {epsilon:g}, clip {clip:g}: ahead, best rates", AHEAD, *mean_spread(ahead), ">="))
             for method in METHODS:
                 by_step = [told(values(method, clip, epsilon, step)) for step in STEPS]
                 rows.append([f"{epsilon:g}", f"{clip:g}", method, *by_step, "yes" if _wins(method, ahead) else ""])
+    real = lead("daemons", EPSILONS[0], CLIPS[0], dict.fromkeys(METHODS, EQUAL))
+    name = f"ten real daemons, epsilon {EPSILONS[0]:g}, clip {CLIPS[0]:g}: ahead, equal rates"
+    bars.append(Bar(name, AHEAD, *mean_spread(real), ">="))
     spent = [one.value["epsilon"] - one.cell["epsilon"] for one in played]
     bars.append(Bar("certified epsilon beyond the wanted one, largest of all runs", 0.0, max(spent), 0.0))
     title = f"{DATASET}, small CNN, {ROUNDS} rounds of {CLIENTS} clients of {RECORDS} records, by rate x clip"
     table = Table(title, ("epsilon", "clip", "method", *(f"{step:g}" for step in STEPS), "ahead"), rows)
-    return Report(bars, [table], [f"Rates were chosen on the {TESTS} test records that judge them. Ceiling: 3 x clip."])
+    told_real = [(method, told(values(method, CLIPS[0], EPSILONS[0], EQUAL, "daemons"))) for method in METHODS]
+    notes = [
+        f"Rates were chosen on the {TESTS} test records that judge them. Ceiling: 3 x clip.",
+        f"Equal rates: rate x clip = {EQUAL:g}. Over ten real daemons: "
+        + ", ".join(f"{m} {value}" for m, value in told_real)
+        + ".",
+    ]
+    return Report(bars, [table], notes)
 
 
 def _wins(method: str, ahead: Sequence[float]) -> bool:

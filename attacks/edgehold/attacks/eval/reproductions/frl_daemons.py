@@ -13,10 +13,9 @@ from typing import Any
 
 from edgehold.attacks.eval.bars import Bar, Report, mean_spread
 from edgehold.attacks.eval.cells import Cell, Played
+from edgehold.attacks.eval.daemons import federated, names
 from edgehold.attacks.eval.reproductions import Options
-from edgehold.attacks.eval.reproductions.frl_images import BOOST, CLEAN, REVERSE, TASK, Study
-from edgehold.attacks.testbed import Federation
-from edgehold.core.errors import FlError
+from edgehold.attacks.eval.reproductions.frl_images import BOOST, CLEAN, REVERSE, Study
 from edgehold.server import engine
 
 NAME = "frl_daemons"
@@ -27,8 +26,8 @@ _ROWS = (
 _STUDY = Study(
     NAME, "fashion-mnist", "lenet", epochs=2, rounds=10, records=200, tests=2000, clients=10, cohort=10, liars=2, rows=_ROWS
 )
-_CLIENTS = tuple(engine.VirtualFleet(TASK, {}, _STUDY.clients))
-_START_S, _PEERS_S = 120.0, 600.0
+_CLIENTS = names(_STUDY.clients)
+_PEERS_S = 600.0
 cells = _STUDY.cells
 
 
@@ -60,18 +59,9 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
 
 def _federated(folder: Path, cell: Cell, data: Path | None) -> tuple[bytes, dict[str, float]]:
     """Digest of the final model, and what the last round says."""
-    options = _STUDY.dealt(cell, data) | {"devices": len(_CLIENTS)}
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with Federation(folder, tasks={"reproduction": (TASK, options | {"device_index": -1})}) as bed:
-        bed.start_server(one_thread)
-        for index, client in enumerate(_CLIENTS):
-            lies = _adversary(cell, folder / "colluders") if index < _STUDY.liars else None
-            bed.add_client(client, {"reproduction": (TASK, options | {"device_index": index})}, lies)
-            bed.start_client(client, one_thread)
-        bed.wait_connected(len(_CLIENTS), _START_S)
-        info = bed.run(_STUDY.plan(cell))
-    if info.state != "finished":
-        raise FlError(f"{cell}: the run is {info.state}: {info.error}")
+    lie = _adversary(cell, folder / "colluders")
+    liars = {client: lie for client in _CLIENTS[: _STUDY.liars]} if lie else {}
+    info = federated(folder, _STUDY.plan(cell), _STUDY.dealt(cell, data), _STUDY.clients, liars)
     facts = info.latest.facts
     return info.model_digest, {
         "accuracy": facts["accuracy"],
