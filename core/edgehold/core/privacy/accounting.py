@@ -112,5 +112,6 @@ def _amplified(event: ErrorFeedback, order: float) -> float:
     if event.error_clip == 0:
         return event.steps * first
     error = renyi.gaussian(2 * event.error_clip / event.sigma + event.grid, order)
-    later = min(renyi.subsampled(event.rate, mu / sqrt(share), order) + error / (1 - share) for share in _SHARES)
+    fresh = renyi.subsampled_each(event.rate, tuple(mu / sqrt(share) for share in _SHARES), order)
+    later = min(one + error / (1 - share) for one, share in zip(fresh, _SHARES, strict=True))
     return (event.steps - 1) * later + first

@@ -8,11 +8,16 @@ straight line between its neighbours bounds it from above: no numerical integrat
 import math
 from functools import lru_cache
 
+import numpy as np
+
+from edgehold.core.vectors import Array
+
 ORDERS = (
     *(1 + step / 8 for step in range(1, 8)), *(2 + step / 4 for step in range(24)), *(float(order) for order in range(8, 65)),
     *(float(order) for order in range(72, 257, 8)), 320.0, 384.0, 448.0, 512.0, 640.0, 768.0, 1024.0,
 )  # fmt: skip
 """Orders that accountants try."""
+_LOG_FACTORIALS = np.array([math.lgamma(k + 1) for k in range(int(max(ORDERS)) + 2)])
 
 
 def gaussian(mu: float, order: float) -> float:
@@ -25,31 +30,35 @@ def subsampled(rate: float, mu: float, order: float) -> float:
 
     order: above 1. Returns an upper bound of the divergence in both directions.
     """
-    if rate == 0 or mu == 0:
-        return 0.0
-    if rate == 1:
-        return gaussian(mu, order)
-    below = math.floor(order)
-    share = order - below
-    log_moment = (1 - share) * _log_moment(rate, mu, below)
-    if share:
-        log_moment += share * _log_moment(rate, mu, below + 1)
-    # Subsampling never makes a release worse.
-    return min(log_moment / (order - 1), gaussian(mu, order))
+    return subsampled_each(rate, (mu,), order)[0]
 
 
 @lru_cache(maxsize=65536)
-def _log_moment(rate: float, mu: float, order: int) -> float:
-    """log sum_k C(order, k) (1 - rate)^(order - k) rate^k exp((k^2 - k) mu^2 / 2); 0 for order 1."""
+def subsampled_each(rate: float, mus: tuple[float, ...], order: float) -> tuple[float, ...]:
+    """As `subsampled`, for several mu at once."""
+    plain = tuple(gaussian(mu, order) for mu in mus)
+    if rate in (0, 1):
+        return plain if rate else (0.0,) * len(mus)
+    below = math.floor(order)
+    share = order - below
+    log_moments = (1 - share) * _log_moments(rate, mus, below)
+    if share:
+        log_moments = log_moments + share * _log_moments(rate, mus, below + 1)
+    # Subsampling never makes a release worse.
+    return tuple(min(float(one) / (order - 1), limit) for one, limit in zip(log_moments, plain, strict=True))
+
+
+def _log_moments(rate: float, mus: tuple[float, ...], order: int) -> Array:
+    """For each mu log sum_k C(order, k) (1 - rate)^(order - k) rate^k exp((k^2 - k) mu^2 / 2); 0 for order 1."""
     if order <= 1:
-        return 0.0
-    terms = [
-        math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
-        + (order - k) * math.log1p(-rate) + k * math.log(rate) + (k * k - k) * mu * mu / 2
-        for k in range(order + 1)
-    ]  # fmt: skip
-    top = max(terms)
-    return max(0.0, top + math.log(math.fsum(math.exp(term - top) for term in terms)))
+        return np.zeros(len(mus))
+    k = np.arange(order + 1)
+    chosen = _LOG_FACTORIALS[order] - _LOG_FACTORIALS[k] - _LOG_FACTORIALS[order - k]
+    weight = chosen + (order - k) * math.log1p(-rate) + k * math.log(rate)
+    terms = weight + (k * k - k) * np.square(np.asarray(mus))[:, None] / 2
+    top = terms.max(axis=1)
+    found: Array = np.maximum(0.0, top + np.log(np.exp(terms - top[:, None]).sum(axis=1)))
+    return found
 
 
 def epsilon_of(divergence: float, order: float, delta: float) -> float:
