@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -187,7 +188,7 @@ def _charges(how: Training, folder: Path, times: int) -> list[float]:
         for number in range(1, times + 1):
             released = how.released(26_010, steps, epochs, "0" * 64) if how.lives_on else how.released(26_010)
             cause = Cause("bench", number, 1, b"nonce")
-            found.append(_seconds(lambda: ledger.charge("data", Limit(400.0, 1e-5), cause, released)))  # noqa: B023
+            found.append(_seconds(partial(ledger.charge, "data", Limit(400.0, 1e-5), cause, released)))
             steps, epochs = steps + how.steps_per_round, epochs + how.local_epochs
         ledger.close()
     return found

@@ -367,7 +367,8 @@ class Lab:
     def states(self) -> list[str]:
         """States of all remembered tasks, oldest first."""
         keep = Keep(self.home.keep)
-        rows = keep._db.execute("SELECT state FROM task ORDER BY round, attempt").fetchall()
+        with keep._db.reading() as db:
+            rows = db.execute("SELECT state FROM task ORDER BY round, attempt").fetchall()
         keep.close()
         return [row[0] for row in rows]
 

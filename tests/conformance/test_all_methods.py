@@ -104,6 +104,15 @@ def test_method_has_record_card_and_both_halves(name: str) -> None:
     assert registry.codec(name).kind.startswith(f"{method.package.rpartition('.')[2]}/")
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_a_half_says_what_it_costs_exactly_where_the_record_says_that_it_adds_noise(name: str) -> None:
+    """A device charges by the record's word: a half that adds noise unknown to it would release for nothing."""
+    method = registry.method(name)
+    assert hasattr(registry.client_side(name), "charges") == method.needs(None).charges
+    side = registry.server_side(name, method.settings(), tasks_for(name)[0].schema, 1)
+    assert hasattr(side, "charges") == method.central
+
+
 def test_unknown_method_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match='did you mean "fedavg"'):
         registry.method("fedavgg")

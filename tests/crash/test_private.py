@@ -65,12 +65,12 @@ def played(folder: Path, points: tuple[str, ...], reset: bool) -> bytes:
             if not point:
                 break
             assert bed.clients["dev-0"].wait(60.0) == EXIT_CODE, point
-            assert receipts(bed) <= {line.round for line in ledger.read(folder / "dev-0" / "ledger.db")}, point
+            assert receipts(bed) <= {line.round for line in ledger.read(folder / "dev-0" / "ledger.db").lines}, point
         eventually(lambda: bed.info("private").state != "running", 60.0, "the run's end")
         info = bed.info("private")
         assert (info.state, info.rounds_done) == ("finished", ROUNDS), info
         bed.stop()
-    lines = ledger.read(folder / "dev-0" / "ledger.db")
+    lines = ledger.read(folder / "dev-0" / "ledger.db").lines
     assert [(line.run, line.round) for line in lines] == [("private", number) for number in range(1, ROUNDS + 1)]
     return info.model_digest
 
@@ -112,12 +112,12 @@ def test_a_killed_server_charges_each_round_once(tmp_path: Path) -> None:
                 bed.submit(text)
             assert bed.daemon.wait(60.0) == EXIT_CODE, point
             committed = rounds_of(bed, "committed")
-            assert committed <= {line.round for line in ledger.read(bed.home / "ledger.db")}, point
+            assert committed <= {line.round for line in ledger.read(bed.home / "ledger.db").lines}, point
         bed.start_server()
         eventually(lambda: bed.info("central").state != "running", 60.0, "the run's end")
         info = bed.info("central")
     assert (info.state, info.rounds_done) == ("finished", rounds), info
-    assert [line.round for line in ledger.read(bed.home / "ledger.db")] == list(range(1, rounds + 1))
+    assert [line.round for line in ledger.read(bed.home / "ledger.db").lines] == list(range(1, rounds + 1))
 
 
 def rounds_of(bed: Federation, state: str) -> set[int]:

@@ -163,19 +163,19 @@ def test_a_restored_backup_of_a_ledger_spends_nothing(bed: Federation) -> None:
     bed.start_client("dev-0", {"PYTHONPATH": ROOT})
     bed.wait_connected(DEVICES)
     assert bed.run(named("first", **small)).state == "finished"
-    spent = len(ledger.read(folder / "ledger.db"))
+    spent = len(ledger.read(folder / "ledger.db").lines)
     bed.stop(["dev-0"])
     for file in copies:
         file.unlink(missing_ok=True)
         if (backup / file.name).exists():
             shutil.copy(backup / file.name, file)
-    assert len(ledger.read(folder / "ledger.db")) == spent - 1
+    assert len(ledger.read(folder / "ledger.db").lines) == spent - 1
     bed.start_client("dev-0", {"PYTHONPATH": ROOT})
     bed.wait_connected(DEVICES)
     assert bed.run(named("second", **small)).state == "failed"
     said = eventually(lambda: [line for line in declines(bed, "dev-0").splitlines() if "ledger_rolled_back" in line], 10.0)
     assert "restored from a backup" in said[0]
-    assert len(ledger.read(folder / "ledger.db")) == spent - 1
+    assert len(ledger.read(folder / "ledger.db").lines) == spent - 1
 
 
 def test_the_server_accounts_for_those_it_admitted() -> None:

@@ -9,10 +9,7 @@ sealed (AES-256-GCM) under a key in a file of its own: a copy of the keep alone 
 import os
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgehold.client.outbox import Parcel
+from edgehold.core.database import Database
 from edgehold.core.errors import JournalError, PolicyRefused, Stale
 from edgehold.core.files import sync_folder
 
@@ -72,41 +70,11 @@ class Keep:
     """The file. Calls block on the disk, so the event loop makes them in a thread; a lock keeps one writer."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
         self._seal = AESGCM(_key(path.with_suffix(".key")))
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise JournalError(f"{path}: cannot be opened: {error}") from None
-        with self._transaction() as db:
+        self._db = Database(path, _SCHEMA, "the device's keep")
+        with self._db.transaction() as db:
             old = _day(time.time() - _REMEMBERED_S)
             db.execute("DELETE FROM task WHERE day < ? AND state IN ('acknowledged', 'dropped', 'cancelled')", (old,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise JournalError(f"the device's keep failed: {error}") from error
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._db
-            except sqlite3.Error as error:
-                raise JournalError(f"the device's keep failed: {error}") from error
 
     def receive(self, key: TaskKey, assignment: bytes, rounds_per_day: int, now_s: float | None = None) -> Entry:
         """The task as remembered, or remembered from now on; `PolicyRefused` when today's rounds are used up.
@@ -114,7 +82,7 @@ class Keep:
         A round counts once a day, however many attempts it takes. now_s: seconds since 1970.
         """
         day = _day(time.time() if now_s is None else now_s)
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             known = self._entry(db, key)
             if known is None:
                 others = db.execute(
@@ -134,7 +102,7 @@ class Keep:
 
     def trained(self, key: TaskKey, parcel: Parcel, local: bytes) -> bool:
         """Remember the stored update and the local state that belongs to it; False if the task was cancelled meanwhile."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             done = db.execute(
                 f"UPDATE task SET state = 'trained', digest = ?, length = ?, kind = ?, local = ? {_MINE} "
                 "AND state = 'received'",
@@ -144,7 +112,7 @@ class Keep:
 
     def retrain(self, key: TaskKey) -> None:
         """The stored update is lost (power cut before it was synced): the task is computed again."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 f"UPDATE task SET state = 'received', digest = NULL, length = NULL, kind = NULL, local = NULL {_MINE} "
                 "AND state = 'trained'",
@@ -153,7 +121,7 @@ class Keep:
 
     def acknowledge(self, key: TaskKey) -> None:
         """The server's receipt is here: one transaction makes the round's local state the run's, and closes the task."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             row = db.execute(f"SELECT local FROM task {_MINE} AND state = 'trained'", key).fetchone()
             if row is None:
                 return
@@ -168,7 +136,7 @@ class Keep:
 
     def cancel(self, key: TaskKey) -> None:
         """The server no longer wants the task. Once trained it may have left in part, so it is never done again."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE task SET state = CASE state WHEN 'received' THEN 'cancelled' ELSE 'dropped' END, local = NULL "
                 f"{_MINE} AND state IN ('received', 'trained')",
@@ -177,7 +145,7 @@ class Keep:
 
     def drop(self, key: TaskKey) -> None:
         """The task is over without being counted."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(f"UPDATE task SET state = 'dropped', local = NULL {_MINE} AND state != 'acknowledged'", key)
 
     def local(self, run: str, round: int) -> bytes | None:
@@ -185,7 +153,7 @@ class Keep:
 
         `Stale` when the run's state is already ahead: a server restored from an old backup must not take it back.
         """
-        with self._reading() as db:
+        with self._db.reading() as db:
             row = db.execute("SELECT round, state, before FROM local WHERE run = ?", (run,)).fetchone()
         if row is None:
             return None
@@ -207,12 +175,12 @@ class Keep:
 
     def find(self, key: TaskKey) -> Entry | None:
         """The task as remembered, if it is."""
-        with self._reading() as db:
+        with self._db.reading() as db:
             return self._entry(db, key)
 
     def unsettled(self) -> list[Stored]:
         """Tasks whose update is stored but whose receipt never came, oldest round first."""
-        with self._reading() as db:
+        with self._db.reading() as db:
             rows = db.execute(
                 "SELECT run, round, attempt, nonce, assignment, digest, length, kind FROM task "
                 "WHERE state = 'trained' ORDER BY run, round, attempt"
@@ -221,13 +189,12 @@ class Keep:
 
     def note(self, **values: object) -> None:
         """Remember the daemon's own state for `fl-client status`."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO status VALUES (?, ?)", [(key, str(value)) for key, value in values.items()])
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     @staticmethod
     def _entry(db: sqlite3.Connection, key: TaskKey) -> Entry | None:

@@ -123,7 +123,7 @@ class Workbench:
 
         What a private method is about to release is charged before any noise is drawn; what `charge` raises ends the round.
         """
-        from edgehold.core.streams import client_stream
+        from edgehold.core.streams import client_stream, new_state_stream
 
         codec, side, honest = self._side(assignment.method)
         task = self.task(assignment.task)
@@ -135,12 +135,11 @@ class Workbench:
         state = self._guard(lambda: side.begin(order, task, rng) if local is None else side.load(local))
         if cancelled.is_set():
             raise Cancelled
-        if hasattr(honest, "charges"):
+        if self.needs(assignment.method).charges:
             # The honest half says what it costs, whatever an adversary around it would say.
             private = cast(PrivateClientSide[Any, Any, Any], honest)
             if not charge(self._guard(lambda: private.charges(order, state, task))):
-                # Not the stream of the first try, whose name for a new state is taken.
-                anew = client_stream(order.seed, f"{where.run} {where.attempt}", where.round, self._client_id)
+                anew = new_state_stream(order.seed, where.run, where.round, where.attempt, self._client_id)
                 state = self._guard(lambda: side.begin(order, task, anew))
                 if not charge(self._guard(lambda: private.charges(order, state, task))):
                     raise JournalError("a fresh local state does not fit the privacy ledger; nothing was released")

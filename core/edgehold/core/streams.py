@@ -15,6 +15,13 @@ def client_stream(seed: int, run: str, round: int, client: str) -> np.random.Gen
     return stream(seed, "client", run, round, client)
 
 
+def new_state_stream(seed: int, run: str, round: int, attempt: int, client: str) -> np.random.Generator:
+    """What a client begins anew from, in the middle of a run, when the state it has cannot be gone on with; another one in each
+    attempt, and never that of the first contact.
+    """
+    return stream(seed, "new state", run, round, attempt, client)
+
+
 def selection_stream(seed: int, run: str, round: int, attempt: int) -> np.random.Generator:
     """Randomness of the draw of a cohort. attempt: counted from 1."""
     return stream(seed, "selection", run, round, attempt)

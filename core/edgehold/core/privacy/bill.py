@@ -14,13 +14,12 @@ from edgehold.core.privacy.ledger import Limit
 
 def bill(path: Path, budgets: Mapping[str, Limit], dataset: str | None = None) -> dict[str, Any]:
     """Charges and budgets as JSON; `ConfigError` for a data set that neither has."""
-    lines = ledger.read(path)
+    lines, spent = ledger.read(path, {name: limit.delta for name, limit in budgets.items()})
     known = sorted({*budgets, *(line.dataset for line in lines)})
     if dataset is not None and dataset not in known:
         raise ConfigError(f"no data set {dataset!r} here; known: {', '.join(known) or 'none'}", field="dataset")
-    found = ledger.summary(path, {name: limit.delta for name, limit in budgets.items()})
     return {
-        "datasets": [_left(name, found, budgets.get(name)) for name in known if dataset in (None, name)],
+        "datasets": [_left(name, spent, budgets.get(name)) for name in known if dataset in (None, name)],
         "charges": [
             {
                 "line": line.number, "dataset": line.dataset, "run": line.run, "round": line.round, "method": line.method,

@@ -12,6 +12,8 @@ from math import expm1, inf, isinf, sqrt
 from edgehold.core.privacy import accounting, gaussian, renyi
 from edgehold.core.privacy.events import Event
 
+_LARGEST = 700.0
+"""Epsilons beyond this are told as infinite: e^epsilon is no float any more."""
 _STRIDE = 6
 """Orders between two that are tried first."""
 
@@ -60,7 +62,7 @@ class Spent:
         for _ in range(64):
             ideal = filter_.epsilon(self.total, delta * (1 - share) * (1 - self.ratio)) if share < 0.5 else inf
             found = ideal + 2 * self.ratio
-            if isinf(found) or found > 500:
+            if isinf(found) or found > _LARGEST:
                 return inf
             needed = (2 + expm1(found)) * self.distance / delta
             if needed <= share:

@@ -3,7 +3,7 @@
 Events are plain JSON in the ledger. One that is not understood is refused: nothing here has a catch-all.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -39,7 +39,6 @@ class Gaussian(_Event, frozen=True, kw_only=True, tag="gaussian"):
     releases: how many; batches into which every unit falls once ("balls in bins") count as one release together.
     """
 
-    mechanism: ClassVar[str] = "gaussian"
     sensitivity: _Positive
     sigma: _Positive
     releases: _Count = 1
@@ -48,7 +47,6 @@ class Gaussian(_Event, frozen=True, kw_only=True, tag="gaussian"):
 class SampledGaussian(_Event, frozen=True, kw_only=True, tag="sampled_gaussian"):
     """`steps` Gaussian releases over batches into which each unit comes independently with probability `rate` (Poisson)."""
 
-    mechanism: ClassVar[str] = "sampled_gaussian"
     sensitivity: _Positive
     sigma: _Positive
     rate: _Rate
@@ -66,7 +64,6 @@ class ErrorFeedback(_Event, frozen=True, kw_only=True, tag="error_feedback"):
     grid: length, in deviations, of the shift that rounding to the noise's grid can add to each step.
     """
 
-    mechanism: ClassVar[str] = "error_feedback"
     clip: _Positive
     error_clip: Annotated[float, msgspec.Meta(ge=0)]
     ceiling: Annotated[float, msgspec.Meta(gt=0)]

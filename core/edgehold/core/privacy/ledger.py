@@ -9,16 +9,15 @@ import hashlib
 import json
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgehold.core import crashpoints
+from edgehold.core.database import Database
 from edgehold.core.errors import BudgetSpent, ConfigError, JournalError, LedgerRolledBack
 from edgehold.core.privacy import events
 from edgehold.core.privacy.budget import Filter, Spent, best_filter
@@ -27,6 +26,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS line (number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS charged (cause BLOB PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
+_LINES = "SELECT number, body, hash FROM line ORDER BY number"
 _LABEL = b"edgehold ledger line 1"
 
 
@@ -80,7 +80,7 @@ class Line(NamedTuple):
 
 @dataclass
 class _Account:
-    """A data set. first: what its filter was chosen for."""
+    """A data set: by which filter it is kept, chosen with its first charge, and what is spent."""
 
     filter: Filter
     spent: Spent = field(default_factory=Spent)
@@ -93,18 +93,12 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+        self._path = path
         self._accounts: dict[str, _Account] = {}
         self._vectors: dict[str, tuple[int, int]] = {}
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_TABLES)
-            rows = self._db.execute("SELECT number, body, hash FROM line ORDER BY number").fetchall()
-        except (sqlite3.Error, OSError) as error:
-            raise JournalError(f"{path}: the privacy ledger cannot be opened: {error}") from None
+        self._db = Database(path, _TABLES, "the privacy ledger")
+        with self._db.reading() as db:
+            rows = db.execute(_LINES).fetchall()
         self._hashes: list[bytes] = []
         for body in _checked(path, rows, self._hashes):
             self._follow(_booked(self._accounts, body))
@@ -131,7 +125,7 @@ class Ledger:
 
     def covers(self, cause: Cause, released: Sequence[events.Event]) -> bool:
         """Whether exactly these events were charged for the cause before: by a process that died before anything was stored."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return self._charged(db, cause) == [json.loads(events.encode(event)) for event in released]
 
     def continues(self, event: events.Event) -> bool:
@@ -157,7 +151,7 @@ class Ledger:
         if not released:
             raise ConfigError(f"a charge to {dataset!r} without an event; what is released must be said")
         texts = [events.encode(event) for event in released]
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if db.execute("SELECT COALESCE(MAX(number), 0) FROM line").fetchone()[0] != len(self._hashes):
                 # A second opinion on what is left would spend it twice.
                 raise JournalError(f"{self._path}: another process writes this privacy ledger; nothing may be released")
@@ -202,22 +196,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise JournalError(f"{self._path}: the privacy ledger failed: {error}") from error
+        self._db.close()
 
     @staticmethod
     def _charged(db: sqlite3.Connection, cause: Cause) -> list[Any] | None:
@@ -232,27 +211,29 @@ class Ledger:
                 self._vectors[event.vector] = (event.earlier_steps + event.steps, event.earlier_epochs + event.epochs)
 
 
-def read(path: Path) -> list[Line]:
-    """Every charge of the file, oldest first, while a daemon may be using it; [] where there is none."""
+class Statement(NamedTuple):
+    """lines: every charge, oldest first; spent: epsilon by data set."""
+
+    lines: list[Line]
+    spent: dict[str, float]
+
+
+def read(path: Path, deltas: Mapping[str, float] | None = None) -> Statement:
+    """The file, while a daemon may be using it; nothing where there is none. deltas: by data set, for what is spent; else that
+    of its last charge.
+    """
     found: list[Line] = []
     accounts: dict[str, _Account] = {}
+    last: dict[str, float] = {}
     for number, body in enumerate(_bodies(path), 1):
         released = _booked(accounts, body)
         account, limit = accounts[body["dataset"]], Limit(body["epsilon"], body["delta"])
+        last[body["dataset"]] = limit.delta
         epsilon = account.spent.epsilon(account.filter, limit.delta)
         where = (body["dataset"], body["run"], body["round"], body["method"])
         found.append(Line(number, *where, released, epsilon, limit, body["time_unix_s"]))
-    return found
-
-
-def summary(path: Path, deltas: Mapping[str, float]) -> dict[str, float]:
-    """Epsilon spent by data set, at its delta in `deltas`, else at that of its last charge."""
-    accounts: dict[str, _Account] = {}
-    last: dict[str, float] = {}
-    for body in _bodies(path):
-        _booked(accounts, body)
-        last[body["dataset"]] = body["delta"]
-    return {name: one.spent.epsilon(one.filter, deltas.get(name, last[name])) for name, one in accounts.items()}
+    at = last | {name: delta for name, delta in (deltas or {}).items() if name in last}
+    return Statement(found, {name: one.spent.epsilon(one.filter, at[name]) for name, one in accounts.items()})
 
 
 def _booked(accounts: dict[str, _Account], body: dict[str, Any]) -> tuple[events.Event, ...]:
@@ -270,7 +251,7 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
-            rows = db.execute("SELECT number, body, hash FROM line ORDER BY number").fetchall()
+            rows = db.execute(_LINES).fetchall()
         finally:
             db.close()
     except sqlite3.Error as error:

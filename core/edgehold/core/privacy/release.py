@@ -39,7 +39,7 @@ def clipped(values: Array, clip: float) -> Array:
     return wide if norm <= clip else wide * (clip / norm)
 
 
-def whole_vector(size: int, clip: float, sigma: float, unit: str = "record") -> Gaussian:
+def whole_vector(size: int, clip: float, sigma: float) -> Gaussian:
     """The event of one clipped vector, whatever it was computed from: any two differ by twice the clip at most."""
     sensitivity = 2 * clip * (1 + 2.0**-40) + grid_shift(size) * sigma
-    return Gaussian(sensitivity=sensitivity, sigma=sigma, sampler=gap(size), unit="user" if unit == "user" else "record")
+    return Gaussian(sensitivity=sensitivity, sigma=sigma, sampler=gap(size))
