@@ -13,8 +13,8 @@ from msgspec.structs import asdict, replace
 
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
-from edgehold.attacks.testbed import toml
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.defenses.dp_ef_sgd.accounts import conditional_epsilon, noise_for
@@ -178,9 +178,4 @@ def _private(cell: Cell, clients: int) -> tuple[int, str, Training]:
 
 def plan_of(method: str, how: Training, clients: int, rounds: int, seed: int) -> str:
     """The run as TOML."""
-    return toml({
-        "run": {"name": NAME, "rounds": rounds, "task": "reproduction", "seed": seed},
-        "cohort": {"size": clients, "quorum": clients, "over_select": 1.0},
-        "evaluation": {"every": rounds},
-        "method": {"name": method, "delta": DELTA, **asdict(how)},
-    })  # fmt: skip
+    return whole_cohort(NAME, rounds, seed, clients, rounds, {"name": method, "delta": DELTA, **asdict(how)})

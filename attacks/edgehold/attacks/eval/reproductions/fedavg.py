@@ -11,6 +11,7 @@ from typing import Any
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.data import make_task
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
@@ -118,21 +119,5 @@ def _scales(options: Options) -> list[Scale]:
 
 
 def _plan(cell: Cell) -> str:
-    return f"""
-[run]
-name = "fedavg"
-rounds = {cell["rounds"]}
-task = "reproduction"
-seed = {cell["seed"]}
-[cohort]
-size = {CLIENTS}
-quorum = {CLIENTS}
-over_select = 1.0
-[evaluation]
-every = {cell["rounds"]}
-[method]
-name = "fedavg"
-local_epochs = {cell["local_epochs"]}
-learning_rate = {cell["learning_rate"]}
-momentum = {cell["momentum"]}
-"""
+    how = {name: cell[name] for name in ("local_epochs", "learning_rate", "momentum")}
+    return whole_cohort("fedavg", cell["rounds"], cell["seed"], CLIENTS, cell["rounds"], {"name": "fedavg", **how})

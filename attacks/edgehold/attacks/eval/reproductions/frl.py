@@ -17,6 +17,7 @@ import numpy as np
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
@@ -195,27 +196,7 @@ def _place(row: tuple[str, str, int]) -> tuple[str, int, int]:
 
 
 def _plan(cell: Cell) -> str:
-    return f"""
-[run]
-name = "frl"
-rounds = {cell["rounds"]}
-task = "reproduction"
-seed = {cell["seed"]}
-[cohort]
-size = {COHORT}
-quorum = {COHORT}
-over_select = 1.0
-[evaluation]
-every = 1
-[method]
-name = "{cell["method"]}"
-local_epochs = 2
-batch_size = 8
-learning_rate = {cell["learning_rate"]}
-{_FRL.format(**cell) if cell["method"] == "frl" else ""}"""
-
-
-_FRL = """upload = "top"
-top = {top}
-liars = 2
-"""
+    how = {"name": cell["method"], "local_epochs": 2, "batch_size": 8, "learning_rate": cell["learning_rate"]}
+    if cell["method"] == "frl":
+        how |= {"upload": "top", "top": cell["top"], "liars": 2}
+    return whole_cohort("frl", cell["rounds"], cell["seed"], COHORT, 1, how)

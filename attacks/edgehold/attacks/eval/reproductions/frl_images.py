@@ -15,6 +15,7 @@ from typing import Any
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import ConfigError, FlError
 from edgehold.core.plan import parse_plan
@@ -118,28 +119,10 @@ class Study:
 
     def plan(self, cell: Cell) -> str:
         """The run as TOML."""
-        liars = 0 if cell["rule"] == "average" else self.cohort // 5
-        rule = f'rule = "{cell["rule"]}"\nliars = {liars}' if cell["rule"] else ""
+        how = {"name": cell["method"], "local_epochs": self.epochs, "batch_size": 8, "learning_rate": cell["learning_rate"]}
+        if cell["rule"]:
+            how |= {"rule": cell["rule"], "liars": 0 if cell["rule"] == "average" else self.cohort // 5}
         if cell["rule"] == "sign_majority":
-            rule += f"\nrule_options = {{ step = {STEP} }}"
-        return f"""
-[run]
-name = "{self.name}"
-rounds = {cell["rounds"]}
-task = "reproduction"
-seed = {cell["seed"]}
-[cohort]
-size = {self.cohort}
-quorum = {self.cohort}
-over_select = 1.0
-join_deadline_s = 120.0
-round_deadline_s = 1800.0
-[evaluation]
-every = {cell["rounds"]}
-[method]
-name = "{cell["method"]}"
-local_epochs = {self.epochs}
-batch_size = 8
-learning_rate = {cell["learning_rate"]}
-{rule}
-"""
+            how["rule_options"] = {"step": STEP}
+        waits = {"join_deadline_s": 120.0, "round_deadline_s": 1800.0}
+        return whole_cohort(self.name, cell["rounds"], cell["seed"], self.cohort, cell["rounds"], how, **waits)

@@ -16,6 +16,7 @@ from edgehold.attacks.byzantine.signs import bits_of
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.conspiracies import Signs
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import ConfigError
 from edgehold.core.plan import parse_plan
@@ -192,29 +193,10 @@ NOTES = (
 
 
 def _plan(cell: Cell) -> str:
+    how = {"name": cell["method"], "local_epochs": 3, "batch_size": 16}
     if cell["method"] == "fedavg":
-        method = f"learning_rate = {cell['learning_rate']}"
+        how["learning_rate"] = cell["learning_rate"]
     else:
-        how = {key: cell[key] for key in ("keep", "prune_steps", "prune", "values", "between")}
+        how |= {key: cell[key] for key in ("keep", "prune_steps", "prune", "values", "between")}
         how["allow_broken"] = cell.get("allow_broken", False)
-        method = "\n".join(
-            f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in how.items()
-        )
-    return f"""
-[run]
-name = "hidenseek"
-rounds = {cell["rounds"]}
-task = "reproduction"
-seed = {cell["seed"]}
-[cohort]
-size = {CLIENTS}
-quorum = {CLIENTS}
-over_select = 1.0
-[evaluation]
-every = {cell["rounds"]}
-[method]
-name = "{cell["method"]}"
-local_epochs = 3
-batch_size = 16
-{method}
-"""
+    return whole_cohort("hidenseek", cell["rounds"], cell["seed"], CLIENTS, cell["rounds"], how)

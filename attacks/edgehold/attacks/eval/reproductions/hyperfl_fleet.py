@@ -1,6 +1,5 @@
 """The clients of HyperFL's reproduction: who has what, and how each way of training is played."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from edgehold.attacks.eval.cells import Cell
 from edgehold.attacks.eval.named import Named
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.client.data import tasks
 from edgehold.client.data.deal import Deal, deal
 from edgehold.core.hyper_layout import Layout
@@ -160,19 +160,4 @@ def _judged(fleet: Mapping[str, Any], weights: Mapping[str, FloatArray]) -> floa
 
 def _plan(method: str, cell: Cell, more: Mapping[str, Any]) -> str:
     how = {"learning_rate": cell["learning_rate"], "batch_size": BATCH, "momentum": MOMENTUM, "weight_decay": DECAY, **more}
-    return f"""
-[run]
-name = "hyperfl"
-rounds = {cell["rounds"]}
-task = "reproduction"
-seed = {cell["seed"]}
-[cohort]
-size = {CLIENTS}
-quorum = {CLIENTS}
-over_select = 1.0
-[evaluation]
-every = 0
-[method]
-name = "{method}"
-{chr(10).join(f"{key} = {json.dumps(value)}" for key, value in how.items())}
-"""
+    return whole_cohort("hyperfl", cell["rounds"], cell["seed"], CLIENTS, 0, {"name": method, **how})

@@ -14,6 +14,7 @@ from typing import Any
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.conspiracies import Alie, Searched, SignFlip
+from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
@@ -163,23 +164,6 @@ def _cell(
 
 
 def _plan(cell: Cell, clients: int) -> str:
-    return f"""
-[run]
-name = "robust-rules"
-rounds = {cell["rounds"]}
-task = "reproduction"
-seed = {cell["seed"]}
-[cohort]
-size = {clients}
-quorum = {clients}
-over_select = 1.0
-max_attempts = 1
-[evaluation]
-every = {cell["rounds"]}
-[method]
-name = "fedavg"
-rule = "{cell["rule"]}"
-liars = {cell["withstand"]}
-local_epochs = {cell["local_epochs"]}
-learning_rate = {cell["learning_rate"]}
-"""
+    how = {"name": "fedavg", "rule": cell["rule"], "liars": cell["withstand"]}
+    how |= {name: cell[name] for name in ("local_epochs", "learning_rate")}
+    return whole_cohort("robust-rules", cell["rounds"], cell["seed"], clients, cell["rounds"], how, max_attempts=1)
