@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import three_devices
+from tests.support.three_devices import DEVICES, ENTRY
 
 from edgehold.attacks.testbed import Federation
 from edgehold.client.data import tasks
@@ -15,28 +17,8 @@ from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2 as pb
 from edgehold.server import engine
 
-DEVICES = 3
-ENTRY = "edgehold.client.data.tasks:make_task"
 NET = {"hidden": [24], "bias": False}
-PLAN = """
-[run]
-name = "votes"
-rounds = 2
-task = "digits"
-seed = 11
-[cohort]
-size = 3
-quorum = 3
-over_select = 1.0
-join_deadline_s = 30.0
-round_deadline_s = 30.0
-[evaluation]
-every = 2
-[method]
-name = "frl"
-local_epochs = 1
-liars = 1
-"""
+PLAN = three_devices.plan("votes", 'name = "frl"\nlocal_epochs = 1\nliars = 1')
 
 
 FORMS = {"votes": "", "votes-entropy": 'coding = "entropy"\n', "votes-top": 'upload = "top"\ntop = 0.3\n'}
@@ -44,7 +26,7 @@ FORMS = {"votes": "", "votes-entropy": 'coding = "entropy"\n', "votes-top": 'upl
 
 
 def options(index: int) -> dict[str, Any]:
-    return {"dataset": "digits", "device_index": index, "devices": DEVICES, "net": NET}
+    return three_devices.options(index, net=NET)
 
 
 def plan_of(name: str) -> str:

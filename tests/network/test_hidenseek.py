@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import three_devices
+from tests.support.three_devices import DEVICES, ENTRY
 
 from edgehold.attacks.eval.named import Named
 from edgehold.attacks.testbed import Federation
@@ -15,32 +17,12 @@ from edgehold.defenses import registry
 from edgehold.server import engine
 from edgehold.server.desk.preflight import findings
 
-DEVICES = 3
 LIAR = ("edgehold.attacks.byzantine.signs:make", {"lie": "invert"})
-ENTRY = "edgehold.client.data.tasks:make_task"
-PLAN = """
-[run]
-name = "signs"
-rounds = 2
-task = "digits"
-seed = 11
-[cohort]
-size = 3
-quorum = 3
-over_select = 1.0
-join_deadline_s = 30.0
-round_deadline_s = 30.0
-[evaluation]
-every = 2
-[method]
-name = "hidenseek"
-local_epochs = 1
-liars = 1
-"""
+PLAN = three_devices.plan("signs", 'name = "hidenseek"\nlocal_epochs = 1\nliars = 1')
 
 
 def options(index: int) -> dict[str, Any]:
-    return {"dataset": "digits", "device_index": index, "devices": DEVICES, "net": {"hidden": [24], "bias": False}}
+    return three_devices.options(index, net={"hidden": [24], "bias": False})
 
 
 def test_the_network_gives_the_model_of_one_process(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from tests.support import three_devices
+from tests.support.three_devices import DEVICES, ENTRY
+
 from edgehold.attacks.eval.named import Named
 from edgehold.attacks.testbed import Federation
 from edgehold.client.data import tasks
@@ -12,34 +15,12 @@ from edgehold.defenses import registry
 from edgehold.defenses.hyperfl.state import layout_of
 from edgehold.server import engine
 
-DEVICES = 3
 REPEATABLE: tuple[str, dict[str, Any]] = ("edgehold.attacks.eval.repeatable:make", {})
-ENTRY = "edgehold.client.data.tasks:make_task"
-PLAN = """
-[run]
-name = "generated"
-rounds = 2
-task = "digits"
-seed = 11
-[cohort]
-size = 3
-quorum = 3
-over_select = 1.0
-join_deadline_s = 30.0
-round_deadline_s = 30.0
-[evaluation]
-every = 2
-[method]
-name = "hyperfl"
-embedding = 6
-hidden = 20
-local_epochs = 1
-clip_norm = 5.0
-"""
+PLAN = three_devices.plan("generated", 'name = "hyperfl"\nembedding = 6\nhidden = 20\nlocal_epochs = 1\nclip_norm = 5.0')
 
 
 def options(index: int) -> dict[str, Any]:
-    return {"dataset": "digits", "device_index": index, "devices": DEVICES, "net": {"hidden": [24]}}
+    return three_devices.options(index, net={"hidden": [24]})
 
 
 def test_the_network_gives_the_hypernetwork_of_one_process(tmp_path: Path) -> None:

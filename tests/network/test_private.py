@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.support import fixed_noise
+from tests.support import fixed_noise, three_devices
+from tests.support.three_devices import DEVICES, ENTRY
 
 from edgehold.attacks.testbed import Federation, eventually
 from edgehold.client import app
@@ -23,37 +24,20 @@ from edgehold.defenses.dp_ef_sgd.accounts import epsilon_after
 from edgehold.server import engine
 
 ROOT = str(Path(__file__).resolve().parents[2])
-DEVICES, ENTRY = 3, "edgehold.client.data.tasks:make_task"
 FIXED: tuple[str, dict[str, Any]] = ("tests.support.fixed_noise:make", {})
 SIZE = 650
-PLAN = """
-[run]
-name = "private"
-rounds = 2
-task = "digits"
-seed = 11
-[cohort]
-size = 3
-quorum = 3
-over_select = 1.0
-join_deadline_s = 20.0
-round_deadline_s = 20.0
-max_attempts = 1
-[evaluation]
-every = 2
-[method]
-name = "dp_ef_sgd"
+METHOD = """name = "dp_ef_sgd"
 clip = 0.1
 ceiling = 0.3
 noise_multiplier = 3.0
 bins = 3
 batch_size = 30
-learning_rate = 4.0
-"""
+learning_rate = 4.0"""
+PLAN = three_devices.plan("private", METHOD, 20.0, "max_attempts = 1")
 
 
 def options(index: int) -> dict[str, Any]:
-    return {"dataset": "digits", "device_index": index, "devices": DEVICES, "model": "logistic", "limit": 90}
+    return three_devices.options(index, model="logistic", limit=90)
 
 
 def named(name: str, **changed: str) -> str:
