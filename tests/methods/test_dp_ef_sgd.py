@@ -34,10 +34,10 @@ from edgehold.core.torch_persample import ClippedSums
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array, Bytes, MemorySpace, Vector
 from edgehold.defenses import registry
-from edgehold.defenses.baselines.fedavg.codec import CLIP_FACTOR
 from edgehold.defenses.dp_ef_sgd.accounts import epsilon_after, spent_after
 from edgehold.defenses.dp_ef_sgd.client import DpEfSgdClient, _Descent
 from edgehold.defenses.dp_ef_sgd.state import Local, Order, PlainSettings, Settings, Training, Update
+from edgehold.defenses.payloads import CLIP_FACTOR
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.proto.v1.payloads_pb2 import DpEfSgdUpdate, UpdateHeader
 

@@ -17,12 +17,13 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from edgehold.client.accounts import Accounts
 from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
 from edgehold.client.outbox import Outbox, Parcel
-from edgehold.client.policy import BudgetTable, Policy, PolicyFile
+from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.transfer import SERVICE, Upload, download, statement_of
 from edgehold.client.worker import Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.crashpoints import reach
@@ -39,8 +40,6 @@ from edgehold.core.errors import (
     TransferError,
 )
 from edgehold.core.logs import event, peer_text
-from edgehold.core.privacy.events import Event
-from edgehold.core.privacy.ledger import Cause, Head, Ledger, Limit
 from edgehold.proto.channel import Stub
 from edgehold.proto.strict import TEXT_LIMIT
 from edgehold.proto.v1 import control_pb2
@@ -103,13 +102,12 @@ class Jobs:
         broken: Callable[[JournalError], None],
     ) -> None:
         """who: identity and channel in force now (renewal replaces them). broken: told when the device's disk fails."""
-        self._home = home
         self._config = config
         self._policy = policy
         self._keep = keep
         self._outbox = Outbox(home.outbox)
         self._shelf = threading.Lock()
-        self._book: Ledger | None = None
+        self._accounts = Accounts(home.ledger, config, policy)
         self._training = training
         self._who = who
         self._broken = broken
@@ -173,8 +171,7 @@ class Jobs:
             task.cancel()
         if running or self._side:
             await asyncio.wait([*running, *self._side])
-        if self._book is not None:
-            self._book.close()
+        self._accounts.close()
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do `work` without waiting for it; `close` ends it."""
@@ -230,7 +227,7 @@ class Jobs:
     async def _perform(self, job: Job, assignment: TaskAssignment) -> None:
         await self._training.run(lambda: self._bench.admit(assignment))
         if not self._bench.needs(assignment.method).charges:
-            self._budget(assignment, False)
+            self._accounts.admit(assignment, False)
         bare = TaskAssignment()
         bare.CopyFrom(assignment)
         bare.ClearField("inline_body")
@@ -259,7 +256,7 @@ class Jobs:
         body = await self._body(assignment)
         local = await asyncio.to_thread(self._keep.local, job.key.run, job.key.round)
         began = time.monotonic()
-        charge = functools.partial(self._charge, assignment)
+        charge = functools.partial(self._accounts.charge, assignment)
         done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled, charge))
         reach("trained_not_stored")
         seconds = round(time.monotonic() - began, 3)
@@ -267,42 +264,6 @@ class Jobs:
         event(log, logging.INFO, "trained", seconds=seconds, bytes=parcel.length, **_names(assignment.id), **done.facts)
         reach("stored_not_sent")
         return parcel
-
-    def _budget(self, assignment: TaskAssignment, charges: bool) -> tuple[str, BudgetTable | None]:
-        """The data set behind the task and its privacy budget; `PolicyRefused` where method and budget do not fit."""
-        table = self._config.tasks.get(assignment.task)
-        dataset = (table.dataset if table else None) or assignment.task
-        return dataset, self._policy.current().budget(dataset, assignment.method, charges)
-
-    def _charge(self, assignment: TaskAssignment, released: tuple[Event, ...]) -> bool:
-        """Charge the ledger for a task, by the policy as it stands now; nothing for nothing. In the training thread."""
-        dataset, budget = self._budget(assignment, bool(released))
-        if budget is None:
-            return True
-        # Who is shown a newer ledger than its own has forgotten releases, and would spend their budget again.
-        self._ledger.must_know(Head(assignment.ledger_lines, assignment.ledger_hash or bytes(32)))
-        where = assignment.id
-        cause = Cause(where.run, where.round, where.attempt, where.nonce, assignment.method)
-        if not self._ledger.covers(cause, released) and not all(map(self._ledger.continues, released)):
-            return False
-        self._ledger.charge(dataset, Limit(budget.max_epsilon, budget.delta), cause, released)
-        spent = self._ledger.epsilon(dataset, budget.delta)
-        event(log, logging.INFO, "charged", dataset=dataset, epsilon=round(spent, 4), **_names(assignment.id))
-        return True
-
-    @property
-    def _ledger(self) -> Ledger:
-        """Opened when first needed: most devices of most runs have none."""
-        with self._shelf:
-            if self._book is None:
-                self._book = Ledger(self._home.ledger)
-            return self._book
-
-    def _head(self) -> Head | None:
-        """What the server is to remember of the ledger; None where there is none."""
-        # Without the lock where the ledger is open: on the event loop nobody may wait for a disk.
-        book = self._book or (self._ledger if self._home.ledger.exists() else None)
-        return book.head if book else None
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
@@ -384,7 +345,7 @@ class Jobs:
         mine, _ = self._who()
         statement = statement_of(assignment, mine.client_id, parcel)
         path = self._outbox.path(parcel.digest)
-        return Upload(self._transfer, statement, mine.signing_key, path, self._config.transfer, self._head())
+        return Upload(self._transfer, statement, mine.signing_key, path, self._config.transfer, self._accounts.head())
 
     def _allow(self, assignment: TaskAssignment) -> Policy:
         """The policy, if it allows the task and this device can honour it."""

@@ -6,10 +6,9 @@ update: the schema's length, finite values, norm at most 1000 times the plan's c
 
 from edgehold.core.contract import HEADER_LIMIT, Payload
 from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
-from edgehold.core.vectors import Schema, Vector, finite_norm
-from edgehold.defenses.baselines.fedavg.codec import CLIP_FACTOR, NORM_LIMIT
+from edgehold.core.vectors import Schema, finite_norm
 from edgehold.defenses.dp_ef_sgd.state import Order, Settings, Training, Update
-from edgehold.defenses.orders import seed_of, training_of
+from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import DpEfSgdTask, DpEfSgdUpdate, TaskHeader, UpdateHeader
 
@@ -20,8 +19,7 @@ class DpEfSgdCodec:
     kind = "dp_ef_sgd/1"
 
     def __init__(self, settings: Settings | None = None) -> None:
-        clip = settings.clip_norm if settings else None
-        self._limit = NORM_LIMIT if clip is None else CLIP_FACTOR * clip
+        self._clip = settings.clip_norm if settings else None
 
     def encode_order(self, order: Order) -> Payload:
         """Header with the training, body with the model."""
@@ -39,7 +37,7 @@ class DpEfSgdCodec:
             training.must_be_sound()
         except ConfigError as error:
             raise OutsideLaw(error.message) from None
-        model = _floats(payload, schema)
+        model = floats_of(payload, schema.size)
         finite_norm(model)
         return Order(model, training, seed)
 
@@ -57,17 +55,8 @@ class DpEfSgdCodec:
         header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
         if header.WhichOneof("method") != "dp_ef_sgd":
             raise WrongShape(f"update header for {header.WhichOneof('method')}; expected dp_ef_sgd")
-        delta = _floats(payload, schema)
-        norm = finite_norm(delta)
-        if norm > self._limit:
-            raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._limit:.6g} is admitted")
-        return Update(delta, norm)
-
-
-def _floats(payload: Payload, schema: Schema) -> Vector:
-    if payload.body.size != 4 * schema.size:
-        raise WrongShape(f"body of {payload.body.size} bytes; {schema.size} float32 values need {4 * schema.size}")
-    return Vector(payload.body)
+        delta = floats_of(payload, schema.size)
+        return Update(delta, bounded(delta, self._clip))
 
 
 def codec(settings: Settings | None = None) -> DpEfSgdCodec:

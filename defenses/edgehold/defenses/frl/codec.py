@@ -14,7 +14,7 @@ from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.frl.forms import EncodedRanks, encoded, forms_of
 from edgehold.defenses.frl.state import Order, Settings, Training, Update
 from edgehold.defenses.layers import layers_of
-from edgehold.defenses.orders import round_of, seed_of, training_of
+from edgehold.defenses.payloads import round_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
 

@@ -16,8 +16,8 @@ from edgehold.defenses.hidenseek.state import (
     Update,
     kept_weights,
 )
-from edgehold.defenses.orders import round_of, seed_of, training_of
 from edgehold.defenses.packing import packed_bytes
+from edgehold.defenses.payloads import round_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import HideNseekTask, HideNseekUpdate, TaskHeader, UpdateHeader
 

@@ -7,11 +7,10 @@ Law of an order: the length that schema, embedding, hidden and rank give, finite
 from edgehold.core.contract import HEADER_LIMIT, Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.hyper_layout import Layout
-from edgehold.core.vectors import Schema, Vector, finite_norm
-from edgehold.defenses.baselines.fedavg.codec import CLIP_FACTOR, NORM_LIMIT
+from edgehold.core.vectors import Schema, finite_norm
 from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT
 from edgehold.defenses.hyperfl.state import Order, Settings, Training, Update, layout_of
-from edgehold.defenses.orders import seed_of, training_of
+from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import HyperFlTask, HyperFlUpdate, TaskHeader, UpdateHeader
 
@@ -36,7 +35,7 @@ class HyperFLCodec:
         if header.WhichOneof("method") != "hyperfl":
             raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hyperfl")
         training, seed = training_of(header.hyperfl, Training), seed_of(header.hyperfl)
-        phi = _floats(payload, layout_of(schema, training))
+        phi = floats_of(payload, layout_of(schema, training).size)
         finite_norm(phi)
         return Order(phi, training, seed)
 
@@ -58,28 +57,12 @@ class HyperFLCodec:
         samples = header.hyperfl.samples
         if not 1 <= samples <= SAMPLES_LIMIT:
             raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
-        delta = _floats(payload, self._layout(schema))
-        norm = finite_norm(delta)
-        if norm > self._limit:
-            raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._limit:.6g} is admitted")
-        return Update(delta, samples, norm)
-
-    @property
-    def _limit(self) -> float:
-        clip = self._settings.clip_norm if self._settings else None
-        return NORM_LIMIT if clip is None else CLIP_FACTOR * clip
+        delta = floats_of(payload, self._layout(schema).size)
+        return Update(delta, samples, bounded(delta, self._settings.clip_norm if self._settings else None))
 
     def _layout(self, schema: Schema) -> Layout:
         assert self._settings is not None, "a device decodes no updates"
         return layout_of(schema, self._settings)
-
-
-def _floats(payload: Payload, layout: Layout) -> Vector:
-    if payload.body.size != 4 * layout.size:
-        raise WrongShape(
-            f"body of {payload.body.size} bytes; a hypernetwork of {layout.size} float32 values needs {4 * layout.size}"
-        )
-    return Vector(payload.body)
 
 
 def codec(settings: Settings | None = None) -> HyperFLCodec:

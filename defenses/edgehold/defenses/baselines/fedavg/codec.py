@@ -6,15 +6,11 @@ Law of an update: the schema's length, finite values, norm at most 1000 times th
 
 from edgehold.core.contract import HEADER_LIMIT, Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
-from edgehold.core.vectors import Schema, Vector, finite_norm
+from edgehold.core.vectors import Schema, finite_norm
 from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT, Order, Settings, Training, Update
-from edgehold.defenses.orders import seed_of, training_of
+from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import FedAvgTask, FedAvgUpdate, TaskHeader, UpdateHeader
-
-CLIP_FACTOR = 1000.0
-NORM_LIMIT = 1e30
-"""Largest norm without a clip: sums over any cohort stay far inside float64, and a mean of them inside float32."""
 
 
 class FedAvgCodec:
@@ -23,8 +19,7 @@ class FedAvgCodec:
     kind = "fedavg/1"
 
     def __init__(self, settings: Settings | None = None) -> None:
-        clip = settings.clip_norm if settings else None
-        self._limit = NORM_LIMIT if clip is None else CLIP_FACTOR * clip
+        self._clip = settings.clip_norm if settings else None
 
     def encode_order(self, order: Order) -> Payload:
         """Header with the training, body with the model."""
@@ -50,7 +45,7 @@ class FedAvgCodec:
         training, seed = training_of(task, Training), seed_of(task)
         if not 0.0 <= task.client_momentum < 1.0:
             raise OutsideLaw(f"client momentum {task.client_momentum}; it must be at least 0 and below 1")
-        model = _floats(payload, schema)
+        model = floats_of(payload, schema.size)
         finite_norm(model)
         return Order(model, training, seed, task.client_momentum)
 
@@ -71,17 +66,8 @@ class FedAvgCodec:
         samples = header.fedavg.samples
         if not 1 <= samples <= SAMPLES_LIMIT:
             raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
-        delta = _floats(payload, schema)
-        norm = finite_norm(delta)
-        if norm > self._limit:
-            raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._limit:.6g} is admitted")
-        return Update(delta, samples, norm)
-
-
-def _floats(payload: Payload, schema: Schema) -> Vector:
-    if payload.body.size != 4 * schema.size:
-        raise WrongShape(f"body of {payload.body.size} bytes; {schema.size} float32 values need {4 * schema.size}")
-    return Vector(payload.body)
+        delta = floats_of(payload, schema.size)
+        return Update(delta, samples, bounded(delta, self._clip))
 
 
 def codec(settings: Settings | None = None) -> FedAvgCodec:
