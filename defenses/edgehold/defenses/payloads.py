@@ -40,10 +40,11 @@ def round_of(task: Any) -> int:
     return number
 
 
-def floats_of(payload: Payload, size: int) -> Vector:
-    """The body as `size` float32 values; `WrongShape` for another length."""
+def floats_of(payload: Payload, size: int, whole: str = "") -> Vector:
+    """The body as `size` float32 values; `WrongShape` for another length. whole: what they are, with "of" behind it."""
     if payload.body.size != 4 * size:
-        raise WrongShape(f"body of {payload.body.size} bytes; {size} float32 values need {4 * size}")
+        verb = "needs" if whole else "need"
+        raise WrongShape(f"body of {payload.body.size} bytes; {whole}{size} float32 values {verb} {4 * size}")
     return Vector(payload.body)
 
 

@@ -14,6 +14,8 @@ from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import HyperFlTask, HyperFlUpdate, TaskHeader, UpdateHeader
 
+_WHOLE = "a hypernetwork of "
+
 
 class HyperFLCodec:
     """settings: the plan's; None on a device, which decodes orders only."""
@@ -35,7 +37,7 @@ class HyperFLCodec:
         if header.WhichOneof("method") != "hyperfl":
             raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hyperfl")
         training, seed = training_of(header.hyperfl, Training), seed_of(header.hyperfl)
-        phi = floats_of(payload, layout_of(schema, training).size)
+        phi = floats_of(payload, layout_of(schema, training).size, _WHOLE)
         finite_norm(phi)
         return Order(phi, training, seed)
 
@@ -57,7 +59,7 @@ class HyperFLCodec:
         samples = header.hyperfl.samples
         if not 1 <= samples <= SAMPLES_LIMIT:
             raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
-        delta = floats_of(payload, self._layout(schema).size)
+        delta = floats_of(payload, self._layout(schema).size, _WHOLE)
         return Update(delta, samples, bounded(delta, self._settings.clip_norm if self._settings else None))
 
     def _layout(self, schema: Schema) -> Layout:
