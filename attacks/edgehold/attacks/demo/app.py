@@ -1,5 +1,6 @@
 """The command."""
 
+import asyncio
 import contextlib
 import statistics
 import sys
@@ -65,7 +66,8 @@ def main(json_file: Path | None, keep: Path | None, seed: int, seeds: int, round
             report.draw(Path())
             if json_file is not None:
                 report.write(json_file)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # The second for a Ctrl-C in the moment in which asyncio.run has set its handler and not yet begun to count.
         click.echo(f"\ndemo: interrupted; every process is stopped, logs are in {results / HOMES}", err=True)
         sys.exit(130)
     except (Failed, FlError, OSError) as error:

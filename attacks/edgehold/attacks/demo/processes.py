@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
 import psutil
 
@@ -14,13 +13,17 @@ from edgehold.attacks.testbed import STOP_S, Federation
 
 
 def interruptible() -> None:
-    """From now on SIGTERM ends the demo as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    """From now on SIGTERM ends the demo as Ctrl-C does.
+
+    Python's own handler stands for Ctrl-C: only then asyncio cancels what runs and lets a call of gRPC come to its end. A
+    handler of ours would raise in the middle of gRPC's native code, which then corrupts its heap.
+    """
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def helpers(bed: Federation) -> set[psutil.Process]:
@@ -74,4 +77,4 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
