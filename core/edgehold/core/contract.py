@@ -37,7 +37,7 @@ class Needs:
 
     individual_updates: the server half looks at single updates, so masked sums are impossible.
     durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
-    peers: clients of a round read each other's signed messages through the server's mailbox.
+    peers: a device reads its peers' updates of the round before, as their senders signed them (`PeerClientSide`).
     charges: the client half may add noise: it says what its release costs (`PrivateClientSide`; nothing where the settings ask
         for none), and the device's ledger is charged first.
     """
@@ -108,6 +108,20 @@ class PrivateClientSide(ClientSide[OrderIn, Local, UpdateOut], Protocol[OrderIn,
 
     def charges(self, order: OrderIn, local: Local, task: Task) -> tuple[Event, ...]:
         """What `work` on the same order and local state will release, for the ledger; asked before any noise is drawn."""
+
+
+class PeerClientSide(ClientSide[OrderIn, Local, Update], Protocol[OrderIn, Local, Update]):
+    """A client half that reads what its peers sent in the round before.
+
+    The order names who sent then, and the digest of what each of them sent; whoever fetches an update, from the server or from
+    its sender, gets these bytes or refuses them. One generator serves the round: begin, choose, receive, work.
+    """
+
+    def choose(self, order: OrderIn, local: Local, task: Task, rng: np.random.Generator) -> tuple[str, ...]:
+        """Senders whose update of the round before is wanted, of those whom the order names; empty in the first round."""
+
+    def receive(self, order: OrderIn, local: Local, sent: Mapping[str, Update], task: Task, rng: np.random.Generator) -> Local:
+        """Local state after reading those of the chosen updates that could be had, by sender. Followed by `work`."""
 
 
 class ServerSide(Protocol[State, OrderOut, UpdateIn]):
