@@ -69,12 +69,12 @@ def enrol(bed: Federation, clients: Sequence[str], values: int) -> None:
     bed.ask(add)
 
 
-def start(bed: Federation, clients: Sequence[str], processes: int) -> None:
-    """Start the clients, spread over so many processes."""
+def start(bed: Federation, clients: Sequence[str], processes: int, python: Path = Path(sys.executable)) -> None:
+    """Start the clients, spread over so many processes. python: their interpreter."""
     for number in range(processes):
         homes = [text for client in clients[number::processes] for text in ("--home", str(bed.folder / client))]
         name = f"process-{number}"
-        command = [sys.executable, "-m", "edgehold.client", "run", *homes]
+        command = [str(python), "-m", "edgehold.client", "run", *homes]
         bed.clients[name] = Process(command, bed.folder / f"{name}.log")
         bed.start_client(name)
 
