@@ -3,8 +3,8 @@
 Source: Mozaffari et al. 2023, arXiv:2110.04350 (1,000 clients, 25 per round, 2,000 rounds, all records). Here 100 clients at
 Dirichlet 1, 25 of them per round, at most `records` records each. The average meets what ruins it, FRL reversed votes.
 `frl_fashion` and `frl_cifar10` are the two studies. A round of FRL with LeNet took 40 processor seconds, one of FedAvg 18, so
-that a seed of `frl_fashion` takes some 40 minutes of one core. One round of FRL with Conv8 and 20 records per client took 85
-processor seconds: a seed of `frl_cifar10` takes more than half a day.
+that a seed of `frl_fashion` takes some 40 minutes of one core. A round of FRL with Conv8 took 110
+processor seconds, one of FedAvg 75: a seed of `frl_cifar10` takes 75 minutes, and its 12 rounds are too few to learn anything.
 """
 
 from collections.abc import Sequence
