@@ -55,7 +55,8 @@ class TableTask:
 
     train_data, test_data: None for none (a server has only test data, or none). first: seed -> weights, (schema.size,).
     score: (weights, test records) -> metrics by name. held_data: training records that the method keeps apart, for a
-    threshold or for judging others.
+    threshold or for judging others. weight: of each training record's loss, for methods that take one (one over the variance of
+    its target).
     """
 
     schema: Schema
@@ -64,6 +65,7 @@ class TableTask:
     first: Callable[[int], FloatArray]
     score: Callable[[FloatArray, Records], dict[str, float]]
     held_data: Records | None = None
+    weight: float = 1.0
 
     @property
     def samples(self) -> int:

@@ -20,6 +20,7 @@ METHODS: Mapping[str, str] = {
     "frl": "edgehold.defenses.frl",
     "hidenseek": "edgehold.defenses.hidenseek",
     "hyperfl": "edgehold.defenses.hyperfl",
+    "noise_robust_admm": "edgehold.defenses.noise_robust_admm",
 }
 """Name in a plan -> package that holds its record `METHOD`."""
 

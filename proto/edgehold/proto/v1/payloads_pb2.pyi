@@ -30,6 +30,7 @@ class TaskHeader(_message.Message):
     HIDENSEEK_FIELD_NUMBER: _builtins.int
     DP_EF_SGD_FIELD_NUMBER: _builtins.int
     HYPERFL_FIELD_NUMBER: _builtins.int
+    ADMM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
@@ -40,6 +41,8 @@ class TaskHeader(_message.Message):
     def dp_ef_sgd(self) -> Global___DpEfSgdTask: ...
     @_builtins.property
     def hyperfl(self) -> Global___HyperFlTask: ...
+    @_builtins.property
+    def admm(self) -> Global___AdmmTask: ...
     def __init__(
         self,
         *,
@@ -48,12 +51,13 @@ class TaskHeader(_message.Message):
         hidenseek: Global___HideNseekTask | None = ...,
         dp_ef_sgd: Global___DpEfSgdTask | None = ...,
         hyperfl: Global___HyperFlTask | None = ...,
+        admm: Global___AdmmTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -68,6 +72,7 @@ class UpdateHeader(_message.Message):
     HIDENSEEK_FIELD_NUMBER: _builtins.int
     DP_EF_SGD_FIELD_NUMBER: _builtins.int
     HYPERFL_FIELD_NUMBER: _builtins.int
+    ADMM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
@@ -78,6 +83,8 @@ class UpdateHeader(_message.Message):
     def dp_ef_sgd(self) -> Global___DpEfSgdUpdate: ...
     @_builtins.property
     def hyperfl(self) -> Global___HyperFlUpdate: ...
+    @_builtins.property
+    def admm(self) -> Global___AdmmUpdate: ...
     def __init__(
         self,
         *,
@@ -86,12 +93,13 @@ class UpdateHeader(_message.Message):
         hidenseek: Global___HideNseekUpdate | None = ...,
         dp_ef_sgd: Global___DpEfSgdUpdate | None = ...,
         hyperfl: Global___HyperFlUpdate | None = ...,
+        admm: Global___AdmmUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -496,3 +504,85 @@ class HyperFlUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HyperFlUpdate: _TypeAlias = HyperFlUpdate  # noqa: Y015
+
+@_typing.final
+class AdmmTask(_message.Message):
+    """Body of the task: what the server broadcasts, (n,) numbers of the wire's type, twice where the form is "dual". Body of the update:
+    (n,) numbers of that type.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    RHO_FIELD_NUMBER: _builtins.int
+    NOISE_UP_FIELD_NUMBER: _builtins.int
+    NOISE_DOWN_FIELD_NUMBER: _builtins.int
+    WIRE_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    INNER_STEPS_FIELD_NUMBER: _builtins.int
+    LOCAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Training seed of the run; noise of the link is drawn from streams of it."""
+    round: _builtins.int
+    """Counted from 1."""
+    form: _builtins.str
+    """"anchored", "rerce", "continual" or "dual"."""
+    rho: _builtins.float
+    noise_up: _builtins.float
+    """Standard deviation of the noise on every number of a transmission."""
+    noise_down: _builtins.float
+    wire: _builtins.str
+    """"float32", "float64" or "float16"."""
+    tolerance: _builtins.float
+    """How exactly a device solves its own problem: see the settings."""
+    inner_steps: _builtins.int
+    local_epochs: _builtins.int
+    batch_size: _builtins.int
+    learning_rate: _builtins.float
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        round: _builtins.int = ...,
+        form: _builtins.str = ...,
+        rho: _builtins.float = ...,
+        noise_up: _builtins.float = ...,
+        noise_down: _builtins.float = ...,
+        wire: _builtins.str = ...,
+        tolerance: _builtins.float = ...,
+        inner_steps: _builtins.int = ...,
+        local_epochs: _builtins.int = ...,
+        batch_size: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "form", b"form", "inner_steps", b"inner_steps", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "noise_down", b"noise_down", "noise_up", b"noise_up", "rho", b"rho", "round", b"round", "seed", b"seed", "tolerance", b"tolerance", "wire", b"wire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmmTask: _TypeAlias = AdmmTask  # noqa: Y015
+
+@_typing.final
+class AdmmUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIRE_FIELD_NUMBER: _builtins.int
+    wire: _builtins.str
+    """As in the task that is answered."""
+    def __init__(
+        self,
+        *,
+        wire: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wire", b"wire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmmUpdate: _TypeAlias = AdmmUpdate  # noqa: Y015

@@ -1,0 +1,111 @@
+"""Noise-robust ADMM on the server: a mean, over the round's devices or over what everybody sent last."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgehold.core.contract import Cohort, Facts, Packed, Weighted
+from edgehold.core.errors import ConfigError
+from edgehold.core.rng import stream
+from edgehold.core.vectors import Schema, Space, Vector
+from edgehold.defenses.noise_robust_admm.link import sent
+from edgehold.defenses.noise_robust_admm.state import Doubles, Order, Settings, State, Training, Update
+
+_MEMORY = ("anchored", "continual")
+
+
+class AdmmServer:
+    """settings: the plan's; schema: the model's; seed: training seed of the run."""
+
+    def __init__(self, settings: Settings, schema: Schema, seed: int) -> None:
+        self._settings, self._schema, self._seed = settings, schema, seed
+        self._memory = settings.form in _MEMORY
+
+    def start(self, model: Vector) -> State:
+        """Nobody has answered. `ConfigError` where the form must start from 0 and the first model is another one."""
+        first = model.whole()
+        if self._settings.form != "anchored" and first.any():
+            raise ConfigError(
+                f'form = "{self._settings.form}" holds its data only in its start, which is 0: leave model.file out, or use '
+                '"anchored"',
+                field="model.file",
+            )
+        s = Vector.of(first.astype(np.float64))
+        return State(Vector.of(first.astype(np.float32)), 0, s, s)
+
+    def open(self, state: State, cohort: Cohort) -> Order:
+        """p = 2 s - s before ("rerce"), the mean of what all sent last ("anchored", "continual"), or s twice ("dual")."""
+        how = self._settings
+        values = {name: getattr(how, name) for name in Training.__struct_fields__} | {"rho": how.rho_of(cohort.round)}
+        s, before = state.s.whole(), state.before.whole()
+        p = {"rerce": 2 * s - before, "dual": np.concatenate([s, s])}.get(how.form, s)
+        chance = stream(self._seed, "noise_robust_admm", "down", cohort.round)
+        return Order(self._seed, cohort.round, Training(**values), sent(p, 0.0, how.wire, chance))
+
+    def claim(self, update: Update) -> float:
+        """Every device counts the same: scale its loss to weigh it."""
+        return 1.0
+
+    def close(self, state: State, updates: Sequence[Weighted[Update]], space: Space) -> tuple[State, Facts]:
+        """The new mean, in the order of client ids. Without a single update nothing changes but the count."""
+        said = {one.client: one.update.u.whole().astype(np.float64) for one in updates}
+        rows = _rows(state) | said if self._memory else {}
+        of = rows if self._memory else said
+        if not of:
+            return State(state.model, state.closed + 1, state.s, state.before, state.clients, state.rows), {}
+        mean = _mean(of)
+        step = float(np.linalg.norm(mean - state.s.whole()))
+        return self._state(state.closed + 1, mean, state.s.whole(), rows, space), {"step_norm": step}
+
+    def weights(self, state: State, space: Space) -> Vector:
+        """The mean as float32: s, or the mean of 2 x - w, which is where everybody's x goes."""
+        return state.model
+
+    def pack(self, state: State) -> Packed:
+        """Everything: a lost s or a lost row would change the answer for good."""
+        blobs = {"model": state.model.blob, "s": state.s.blob, "before": state.before.blob}
+        if state.clients is not None and state.rows is not None:
+            blobs |= {"clients": state.clients.blob, "rows": state.rows.blob}
+        return Packed(blobs, {"closed": state.closed})
+
+    def unpack(self, packed: Packed) -> State:
+        """Inverse of `pack`."""
+        blobs = packed.blobs
+        known = (Vector(blobs["clients"], "u1"), Vector(blobs["rows"], "<f8")) if "rows" in blobs else (None, None)
+        s, before = Vector(blobs["s"], "<f8"), Vector(blobs["before"], "<f8")
+        return State(Vector(blobs["model"]), int(packed.scalars["closed"]), s, before, *known)
+
+    def _state(self, closed: int, s: Doubles, before: Doubles, rows: Mapping[str, Doubles], space: Space) -> State:
+        model = _kept(s.astype(np.float32), "<f4", space)
+        if not rows:
+            return State(model, closed, _kept(s, "<f8", space), _kept(before, "<f8", space))
+        names = sorted(rows)
+        clients = _kept(np.frombuffer("\n".join(names).encode(), dtype=np.uint8), "u1", space)
+        table = _kept(np.concatenate([rows[name] for name in names]), "<f8", space)
+        return State(model, closed, _kept(s, "<f8", space), _kept(before, "<f8", space), clients, table)
+
+
+def _kept(values: Doubles, dtype: str, space: Space) -> Vector:
+    sink = space.sink(len(values), dtype)
+    sink.write(values)
+    return sink.finish()
+
+
+def _rows(state: State) -> dict[str, Doubles]:
+    if state.clients is None or state.rows is None:
+        return {}
+    names = bytes(state.clients.whole()).decode().split("\n")
+    return dict(zip(names, state.rows.whole().reshape(len(names), -1), strict=True))
+
+
+def _mean(rows: Mapping[str, Doubles]) -> Doubles:
+    """In the order of the names, one after the other, so that it repeats exactly."""
+    total = np.zeros(len(next(iter(rows.values()))))
+    for name in sorted(rows):
+        total += rows[name]
+    return total / len(rows)
+
+
+def server_side(settings: Settings, schema: Schema, seed: int) -> AdmmServer:
+    """The server half."""
+    return AdmmServer(settings, schema, seed)
