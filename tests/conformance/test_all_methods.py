@@ -38,6 +38,10 @@ def tasks_for(name: str) -> Sequence[Task]:
         from edgehold.attacks.eval.data import make_task
 
         return [make_task("digits", i, 5, limit=9, model="mlp", net={"hidden": [7]}) for i in range(5)]
+    if name == "noise_robust_admm":  # it looks at records, not at gradients
+        from edgehold.client.data.linear import synthetic
+
+        return [synthetic(i, length=12) for i in range(5)]
     return TASKS
 
 
@@ -72,6 +76,13 @@ def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
 def test_method_conforms_with_its_defaults(name: str) -> None:
     tasks = tasks_for(name)
     check(halves(name, registry.method(name).settings(), tasks[0].schema), tasks, tasks[0].schema)
+
+
+@pytest.mark.parametrize("form", ["rerce", "continual", "dual"])
+def test_every_form_of_admm_conforms(form: str) -> None:
+    tasks = tasks_for("noise_robust_admm")
+    settings = registry.method("noise_robust_admm").settings(form=form, noise_up=0.1, noise_down=0.1, wire="float16")
+    check(halves("noise_robust_admm", settings, tasks[0].schema), tasks, tasks[0].schema)
 
 
 OPTIONS: dict[str, dict[str, object]] = {

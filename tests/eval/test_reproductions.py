@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgehold.attacks.eval.cells import Played, play_all
-from edgehold.attacks.eval.reproductions import Options, fedavg, find, frl, hyperfl, robust_rules
+from edgehold.attacks.eval.reproductions import Options, fedavg, find, frl, hyperfl, noise_robust_admm, robust_rules
 from edgehold.core.errors import ConfigError
 
 
@@ -140,3 +140,15 @@ def test_registered_reproductions_keep_the_interface() -> None:
         assert one.cells(Options(1, quick=True))
     with pytest.raises(ConfigError, match="no reproduction"):
         find("nothing")
+
+
+@pytest.mark.slow
+def test_anchored_consensus_holds_over_noise_and_the_paper_s_form_ends_where_it_did() -> None:
+    options = Options(1, quick=True)
+    played = play_all("noise_robust_admm", noise_robust_admm.cells(options), None, None, 1)
+    report = noise_robust_admm.judge(options, played)
+    assert report.holds, report.text()
+    # Had the quiet link been as loud as the other, or memory bought nothing, the bars would not hold.
+    loud = next(p.value for p in played if p.cell.get("form") == "rerce")
+    same = [replace(p, value=loud) if p.cell["kind"] == "authors" else p for p in played]
+    assert [bar.holds for bar in noise_robust_admm.judge(options, same).bars] == [True, False, False, True, True, True]

@@ -55,6 +55,8 @@ from edgehold.defenses.hidenseek import state as hidenseek
 from edgehold.defenses.hidenseek.codec import HideNseekCodec
 from edgehold.defenses.hyperfl import state as hyperfl
 from edgehold.defenses.hyperfl.codec import HyperFLCodec
+from edgehold.defenses.noise_robust_admm import state as admm
+from edgehold.defenses.noise_robust_admm.codec import AdmmCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
@@ -224,6 +226,7 @@ def _payloads() -> list[Target]:
         *_signs(whole),
         *_private(whole),
         *_hypernetworks(whole),
+        *_consensus(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -296,6 +299,18 @@ def _hypernetworks(whole: Callable[[Payload], bytes]) -> list[Target]:
     return [
         Target("hypernetwork", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("hypernetwork order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+    ]
+
+
+def _consensus(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """Noise-robust ADMM in its widest form."""
+    schema, codec = Schema((Tensor("x", (3,)),)), AdmmCodec(admm.Settings(form="dual"))
+    values = Vector.of(np.linspace(-1, 1, 3, dtype="<f4"))
+    update = codec.encode_update(admm.Update(values))
+    order = codec.encode_order(admm.Order(3, 2, admm.Training(form="dual"), Vector.of(np.zeros(6, "<f4"))))
+    return [
+        Target("consensus", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target("consensus order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
 

@@ -30,6 +30,8 @@ _ALL = (
     Fact("signs_contested", "share", "Share of the weights left whose sign the plan's number of liars could turn"),
     Fact("epsilon_worst", "", "Largest epsilon, at the plan's delta, that an admitted client has spent in this run"),
     Fact("epsilon_median", "", "Median over the run's admitted clients of the epsilon spent in it, at the plan's delta"),
+    Fact("mae", "", "Mean absolute error of the global model on the operator's test records, in the unit of what is predicted"),
+    Fact("nmsd_db", "dB", "Squared distance of the global model to a known solution over the square of the solution"),
     Fact("own_accuracy", "share", "Share of a device's own test records that its personal model classifies correctly"),
     Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
     Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),

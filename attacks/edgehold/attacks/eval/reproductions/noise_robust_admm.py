@@ -1,7 +1,7 @@
 """Noise-robust ADMM on the set-up of the authors' scripts and on air-quality stations, and its drift against what is derived.
 
-Source: Lari et al. 2024, arXiv:2409.13451; no table of it could be read. NMSD: mean over devices of |x_k - x*|^2 / |x*|^2, in dB,
-of the devices' own x after a round; x* is the solution that all records together have.
+Source: Lari et al. 2024, arXiv:2409.13451; no table of it could be read. NMSD: mean over devices of |x_k - x*|^2 / |x*|^2, in
+dB, of the devices' own x after a round; x* is the solution that all records together have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -172,10 +172,11 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     if values("alone", kind="air"):
         early, late = (values(f"nmsd_{n}", kind="air", form="anchored", asked=FEW) for n in (EARLY, LATE))
         drift = apart(*(values(f"nmsd_{n}", kind="air", form="rerce", asked=FEW) for n in (LATE, EARLY)))
+        moved = [abs(a - b) for a, b in zip(early, late, strict=True)]
         bars += [
             Bar(f"air, 4 of 12 asked: anchored at round {EARLY}, dB", -24.0, *mean_spread(early)),
             Bar(f"air, 4 of 12 asked: anchored at round {LATE}, dB", -24.0, *mean_spread(late)),
-            Bar("air: anchored, between those rounds, dB", 1.0, *mean_spread([abs(a - b) for a, b in zip(early, late, strict=True)])),
+            Bar("air: anchored, between those rounds, dB", 1.0, *mean_spread(moved)),
             Bar("air: rerce drifts between those rounds, dB", 3.0, *drift, sense=">="),
         ]  # fmt: skip
         ways = [("anchored", FEW), ("rerce", FEW), ("continual", FEW), ("rerce", STATIONS)]
@@ -199,8 +200,8 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
 
 NOTES = (
     "Numbers travel as float32. Seeds draw data, cohorts and noise; on the air data cohorts and noise alone.",
-    f"Drift: {SLOPE_RUNS} runs of ten devices with eight weights, the same noise in both directions, all devices in every round.",
+    f"Drift: {SLOPE_RUNS} runs of ten devices with eight weights, the same noise both ways, all devices in every round.",
     "A device takes part from the first round that asks it; the authors' scripts have everybody answer in the first round.",
-    "Air: PM2.5 of an hour from the ten other measurements of that hour and an intercept, all standardised, every tenth hour of "
-    "the first three years; rho is a tenth of the mean eigenvalue.",
+    "Air: PM2.5 of an hour from the ten other measurements of that hour and an intercept, all standardised, every tenth hour "
+    "of the first three years; rho is a tenth of the mean eigenvalue.",
 )
