@@ -45,7 +45,7 @@ def quadratic(client: str) -> Quadratic:
     return found
 
 
-SOLUTION = np.linalg.solve(sum(quadratic(c).a for c in TASKS), sum(quadratic(c).b for c in TASKS))  # type: ignore[arg-type]
+SOLUTION = np.linalg.solve(sum(quadratic(c).a for c in TASKS), sum(quadratic(c).b for c in TASKS))
 RHO = float(np.mean([np.trace(quadratic(c).a) / N for c in TASKS]))
 
 
