@@ -55,13 +55,13 @@ from edgehold.defenses.hidenseek import state as hidenseek
 from edgehold.defenses.hidenseek.codec import HideNseekCodec
 from edgehold.defenses.hyperfl import state as hyperfl
 from edgehold.defenses.hyperfl.codec import HyperFLCodec
+from edgehold.proto.statements import statement_of
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.proto.v1.transfer_pb2 import Manifest
 from edgehold.server.config import ServerConfig
 from edgehold.server.identity.ca import CertificateAuthority
-from edgehold.server.rounds.admission import statement_of
 from edgehold.server.store import weights_file
 from edgehold.server.store.blobs import BlobStore
 from edgehold.server.wire.enrolment import csr_key

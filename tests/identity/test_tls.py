@@ -18,9 +18,9 @@ from edgehold.client.identity import Credentials, channel
 from edgehold.core import keys
 from edgehold.core.errors import IdentityError, TransferError
 from edgehold.proto.channel import Stub, options
+from edgehold.proto.listen import Tls, from_folder, server_credentials, server_options
 from edgehold.proto.v1 import enrolment_pb2 as pb
 from edgehold.server.identity.ca import trusted_pem
-from edgehold.server.wire.listen import Tls, from_folder, server_credentials, server_options
 
 if TYPE_CHECKING:
     from tests.identity.conftest import Place

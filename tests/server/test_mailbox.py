@@ -15,6 +15,7 @@ from edgehold.core.identity import Identity
 from edgehold.core.vectors import Schema, Tensor
 from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.state import Settings
+from edgehold.proto.rpc import Caller
 from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, PostRequest
@@ -27,7 +28,6 @@ from edgehold.server.store.blobs import BlobStore
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.mail import Mail
 from edgehold.server.wire.mailbox import MailboxService
-from edgehold.server.wire.rpc import Caller
 
 PEERS = ("a", "b", "c")
 KEY = bytes(range(32))

@@ -22,10 +22,13 @@ from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
+from edgehold.client.letters import Expected
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.policy import Policy, PolicyFile
+from edgehold.client.reading import SERVICE as MAILBOX
+from edgehold.client.reading import Reading
 from edgehold.client.transfer import SERVICE, Upload, download, statement_of
-from edgehold.client.worker import Cancelled, Trained, TrainingThread, Workbench
+from edgehold.client.worker import Begun, Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.crashpoints import reach
 from edgehold.core.errors import (
     BudgetSpent,
@@ -66,6 +69,7 @@ class Link:
         self.channel = channel
         self.control = Stub(channel, CONTROL)
         self.transfer = Stub(channel, SERVICE)
+        self.mailbox = Stub(channel, MAILBOX)
 
 
 @dataclass(eq=False)
@@ -257,13 +261,38 @@ class Jobs:
         local = await asyncio.to_thread(self._keep.local, job.key.run, job.key.round)
         began = time.monotonic()
         charge = functools.partial(self._accounts.charge, assignment)
-        done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled, charge))
+        if self._bench.needs(assignment.method).peers:
+            begun = await self._training.run(lambda: self._bench.begin(assignment, body, local, job.cancelled))
+            await self._read(begun)
+            reach("letters_read")
+            done = await self._training.run(lambda: self._bench.finish(begun, job.cancelled, charge))
+        else:
+            done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled, charge))
         reach("trained_not_stored")
         seconds = round(time.monotonic() - began, 3)
         parcel = await asyncio.to_thread(self._store, job, done)
         event(log, logging.INFO, "trained", seconds=seconds, bytes=parcel.length, **_names(assignment.id), **done.facts)
         reach("stored_not_sent")
         return parcel
+
+    async def _read(self, begun: Begun) -> None:
+        """Get the letters that the method wants, as far as they can be had. They stay in memory: a device that dies before its
+        update is stored reads them again.
+        """
+        assignment, mine = begun.assignment, self._who()[0]
+        schema, longest = begun.task.schema, self._policy.current().max_payload_bytes
+        expected = Expected(
+            assignment.federation, assignment.plan_digest, assignment.id.run, assignment.id.round - 1, begun.codec.kind,
+            begun.codec.body_bytes(schema), longest, begun.listing, mine.roots_pem,
+        )  # fmt: skip
+        stall_s = self._config.transfer.stall_s
+        reading = Reading(assignment.id, expected, self._keep, lambda: self._who()[1].mailbox, stall_s)
+        await reading.relay(begun.chosen)
+        refused = await self._training.run(lambda: self._bench.decode(begun, reading.had))
+        for sender, error in refused.items():
+            reading.leave_out(sender, error)
+        counts = {"letters_wanted": len(begun.chosen), "letters_had": len(begun.sent)}
+        event(log, logging.INFO, "letters_read", **counts, **_names(assignment.id))
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:

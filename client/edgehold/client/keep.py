@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgehold.client.outbox import Parcel
 from edgehold.core.database import Database
-from edgehold.core.errors import JournalError, PolicyRefused, Stale
+from edgehold.core.errors import IdentityError, JournalError, PolicyRefused, Stale
 from edgehold.core.files import sync_folder
 
 _SCHEMA = """
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS task (
     PRIMARY KEY (run, round, attempt, nonce)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS local (run TEXT PRIMARY KEY, round INTEGER NOT NULL, state BLOB NOT NULL, before BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS peer (client TEXT PRIMARY KEY, key BLOB NOT NULL, issued REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS status (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -162,6 +163,21 @@ class Keep:
             raise Stale(f"round {round} of run {run!r}, but this device's state is already that of round {at}")
         found = before if at == round else state
         return None if found is None else self._opened(run, found)
+
+    def pin(self, client: str, key: bytes, issued_s: float) -> None:
+        """Remember a peer's signing key (32 bytes) at first sight, and hold the peer to it.
+
+        issued_s: of the certificate that names the key. Renewal keeps the key, so that another one means that the operator
+        enrolled the peer afresh: believed only with a certificate younger than any seen for it, so that an old key, stolen
+        perhaps, never comes back. Else `IdentityError`.
+        """
+        with self._db.transaction() as db:
+            row = db.execute("SELECT key, issued FROM peer WHERE client = ?", (client,)).fetchone()
+            if row is not None and row[0] != key and issued_s <= row[1]:
+                raise IdentityError(f"{client!r} is known to this device by another signing key; its letter is not believed")
+            newest = max(issued_s, row[1]) if row is not None else issued_s
+            if row is None or (row[0], row[1]) != (key, newest):
+                db.execute("INSERT OR REPLACE INTO peer VALUES (?, ?, ?)", (client, key, newest))
 
     def _sealed(self, run: str, local: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE)
