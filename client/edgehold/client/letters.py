@@ -66,10 +66,9 @@ class Expected:
         if statement.payload_kind != self.kind:
             raise WrongShape(f"{where} is of kind {statement.payload_kind!r}; expected {self.kind!r}")
         least, most = self.bytes_
-        if statement.payload_length > min(self.longest, 4 + HEADER_LIMIT + most):
-            raise TooLarge(
-                f"{where} has {statement.payload_length} bytes; at most {min(self.longest, 4 + HEADER_LIMIT + most)}"
-            )
+        limit = min(self.longest, 4 + HEADER_LIMIT + most)
+        if statement.payload_length > limit:
+            raise TooLarge(f"{where} has {statement.payload_length} bytes; at most {limit} are accepted")
         if statement.payload_length < 4 + least:
             raise WrongShape(f"{where} has {statement.payload_length} bytes; expected a body of {least} and its header")
         if statement.payload_digest != self.listing[sender]:
@@ -137,7 +136,7 @@ class Incoming:
         return len(self.data) == self.found.statement.payload_length
 
     def take(self, offset: int, data: bytes) -> None:
-        """The next bytes; `WrongShape` when they do not follow, `Corrupted` when the last ones show that it is another letter."""
+        """The next bytes; `WrongShape` when they do not follow, `Corrupted` when the last ones do not fit the digest."""
         said = self.found.statement
         if offset != len(self.data) or offset + len(data) > said.payload_length or (not data and not self.whole):
             raise WrongShape(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from edgehold.client.keep import Keep
 from edgehold.client.letters import Expected, Incoming, Signed, signed, two_words
 from edgehold.client.transfer import Backoff, closing, pause
-from edgehold.core.errors import FlError, IdentityError, NotFound, PeerGone, TransferError, WrongShape
+from edgehold.core.errors import FlError, IdentityError, JournalError, NotFound, PeerGone, TransferError, WrongShape
 from edgehold.core.logs import event, peer_text
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import mailbox_pb2
@@ -76,6 +76,8 @@ class Reading:
                     self._skip_to(message.head.manifest.client_id, left, coming)
                     try:
                         coming.begin(await self.judge(message.head, left[0]))
+                    except JournalError:
+                        raise
                     except FlError as error:
                         raise _Unfit(error) from None
                 if not left:

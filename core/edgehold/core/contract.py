@@ -133,7 +133,7 @@ class PeerOrder(Protocol):
 
     @property
     def listing(self) -> Mapping[str, bytes]:
-        """Sender -> SHA-256 of its whole update payload of the round before, as it travelled: the payload digest that it signed.
+        """Sender -> SHA-256 of its whole update payload of the round before, as it travelled: the digest that it signed.
 
         Empty in the first round.
         """

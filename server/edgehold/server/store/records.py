@@ -199,7 +199,8 @@ def letters(journal: Journal, run: str) -> list[LetterRow]:
     """The letters of the run's last committed round, by sender."""
     rows = journal.read(
         "SELECT client, round, attempt, upload, length, head, relayed FROM letters"
-        " JOIN receipts USING (run, round, attempt, client) JOIN rounds USING (run, round, attempt) WHERE run=? AND state='committed' ORDER BY client",
+        " JOIN receipts USING (run, round, attempt, client) JOIN rounds USING (run, round, attempt)"
+        " WHERE run=? AND state='committed' ORDER BY client",
         run,
     )
     return [
