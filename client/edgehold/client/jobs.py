@@ -20,10 +20,11 @@ import grpc
 from edgehold.client.accounts import Accounts
 from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
-from edgehold.client.identity import Credentials
+from edgehold.client.identity import Credentials, channel
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
 from edgehold.client.letters import Expected
 from edgehold.client.outbox import Outbox, Parcel
+from edgehold.client.peering import open_listener
 from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.reading import SERVICE as MAILBOX
 from edgehold.client.reading import Reading
@@ -119,6 +120,7 @@ class Jobs:
         self._jobs: dict[TaskKey, Job] = {}
         self._side: set[asyncio.Task[Any]] = set()
         self._tidy = False
+        self._listener: grpc.aio.Server | None = None
 
     def assigned(self, assignment: TaskAssignment) -> None:
         """The server gives a task, perhaps once more."""
@@ -164,18 +166,28 @@ class Jobs:
                 whole.append(entry)
             else:
                 self._keep.retrain(entry.key)
-        self._outbox.sweep({entry.parcel.digest for entry in whole})
+        self._outbox.sweep({entry.parcel.digest for entry in whole} | self._letters())
         self._tidy = True
         return whole
 
     async def close(self) -> None:
         """Stop everything where it is; what is on disk goes on at the next start."""
+        if self._listener is not None:
+            await self._listener.stop(None)
         running = [job.running for job in self._jobs.values() if job.running is not None]
         for task in (*running, *self._side):
             task.cancel()
         if running or self._side:
             await asyncio.wait([*running, *self._side])
         self._accounts.close()
+
+    async def listen(self) -> str:
+        """Open the listener for peers, where the owner wants one; returns its address, "" for none. `close` closes it."""
+        table = self._config.peers
+        if table is None or table.listen is None:
+            return ""
+        self._listener, address = await open_listener(table, self._keep, self._outbox, lambda: self._who()[0])
+        return address
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do `work` without waiting for it; `close` ends it."""
@@ -287,12 +299,20 @@ class Jobs:
         )  # fmt: skip
         stall_s = self._config.transfer.stall_s
         reading = Reading(assignment.id, expected, self._keep, lambda: self._who()[1].mailbox, stall_s)
-        await reading.relay(begun.chosen)
+        if begun.chosen and (table := self._config.peers) is not None:
+            relayed = await reading.direct(begun.chosen, assignment, self._dial, table.patience_s)
+            if relayed:
+                await reading.relay(reading.missing(begun.chosen))
+        else:
+            await reading.relay(begun.chosen)
         refused = await self._training.run(lambda: self._bench.decode(begun, reading.had))
         for sender, error in refused.items():
             reading.leave_out(sender, error)
         counts = {"letters_wanted": len(begun.chosen), "letters_had": len(begun.sent)}
         event(log, logging.INFO, "letters_read", **counts, **_names(assignment.id))
+
+    def _dial(self, address: str, peer: str) -> grpc.aio.Channel:
+        return channel(self._who()[0], address, peer)
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
@@ -309,8 +329,18 @@ class Jobs:
 
     def _release(self, parcel: Parcel) -> None:
         """Drop the file of an update, unless another task's update has the very same bytes. The shelf must be locked."""
-        if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()):
+        if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()) and (
+            parcel.digest not in self._letters()
+        ):
             self._outbox.drop(parcel.digest)
+
+    def _letters(self) -> set[bytes]:
+        """Digests of counted updates that peers may still ask this device for."""
+        if self._config.peers is None or self._config.peers.listen is None:
+            return set()
+        found = self._keep.letters()
+        methods = {entry.key: TaskAssignment.FromString(entry.assignment).method for entry in found}
+        return {entry.parcel.digest for entry in found if self._bench.needs(methods[entry.key]).peers}
 
     async def _body(self, assignment: TaskAssignment) -> bytes | memoryview:
         digest, length = assignment.base_digest, assignment.base_length
@@ -387,7 +417,11 @@ class Jobs:
 
     def _let_go(self, parcel: Parcel) -> None:
         with self._shelf:
-            self._release(parcel)
+            if letters := self._letters():
+                # With a new letter an older one has had its time.
+                self._outbox.sweep({entry.parcel.digest for entry in self._keep.unsettled()} | letters)
+            else:
+                self._release(parcel)
 
     async def _end(self, end: Callable[[TaskKey], None], key: TaskKey) -> None:
         """Record the end of a task by `end`, a method of the keep, and only then let go of the update's file."""

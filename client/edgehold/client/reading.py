@@ -6,6 +6,9 @@ A letter that cannot be had, or is not what it must be, is left out, with its re
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import grpc
 
 from edgehold.client.keep import Keep
 from edgehold.client.letters import Expected, Incoming, Signed, signed, two_words
@@ -13,12 +16,21 @@ from edgehold.client.transfer import Backoff, closing, pause
 from edgehold.core.errors import FlError, IdentityError, JournalError, NotFound, PeerGone, TransferError, WrongShape
 from edgehold.core.logs import event, peer_text
 from edgehold.proto.channel import Stub
-from edgehold.proto.v1 import mailbox_pb2
-from edgehold.proto.v1.control_pb2 import TaskId
-from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, Letterhead
+from edgehold.proto.strict import host_port
+from edgehold.proto.v1 import mailbox_pb2, peers_pb2
+from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
+from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, FindRequest, FindResponse, Letterhead
+from edgehold.proto.v1.peers_pb2 import ReadRequest, ReadResponse
 
 log = logging.getLogger("edgehold.client.reading")
 
+Dial: TypeAlias = "Callable[[str, str], grpc.aio.Channel]"
+"""Address and name of a peer -> a channel on which nobody else can answer."""
+
+PEERS = peers_pb2.DESCRIPTOR.services_by_name["PeerService"]
+CALLS_AT_ONCE = 4
+CALL_S = 5.0
+"""A sender that moves nothing for so long is not waited for: there may be somebody else to ask."""
 SERVICE = mailbox_pb2.DESCRIPTOR.services_by_name["MailboxService"]
 
 
@@ -36,6 +48,7 @@ class Reading:
         self._keep = keep
         self._mailbox = mailbox
         self._stall_s = stall_s
+        self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
         self._words: dict[str, list[Signed]] = {}
 
     def missing(self, chosen: Sequence[str]) -> list[str]:
@@ -62,6 +75,87 @@ class Reading:
                 return
             except (TransferError, IdentityError) as error:
                 await pause(backoff, error, "letters_interrupted")
+
+    async def direct(self, chosen: Sequence[str], assignment: TaskAssignment, dial: Dial, patience_s: float) -> bool:
+        """Read letters from their senders; returns whether the server has the others. Where it has not, senders that cannot be
+        reached are tried again for `patience_s`, and then left out.
+        """
+        shown = TaskAssignment()
+        shown.CopyFrom(assignment)
+        shown.ClearField("inline_body")
+        loop, backoff = asyncio.get_running_loop(), Backoff()
+        ends = loop.time() + patience_s
+        wait = list(chosen)
+        while True:
+            places, relayed = await self._find(wait)
+            tries = await asyncio.gather(*(self._from(one, places.get(one, ""), shown, dial) for one in wait))
+            failed = {one: error for one, error in zip(wait, tries, strict=True) if error is not None}
+            if relayed:
+                for sender, error in failed.items():
+                    event(log, logging.INFO, "sender_not_read", sender=sender, code=error.code, reason=peer_text(error.message))
+                return True
+            again = [one for one, error in failed.items() if isinstance(error, TransferError) and loop.time() < ends]
+            for sender in failed.keys() - set(again):
+                self.leave_out(sender, failed[sender])
+            if not again:
+                return False
+            wait = again
+            await asyncio.sleep(min(backoff.after(None), 1.0))
+
+    async def _find(self, chosen: Sequence[str]) -> tuple[dict[str, str], bool]:
+        """Addresses of senders, and whether the server has their letters. What they signed is judged here too: it stands beside
+        what they show themselves.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                request = FindRequest(task=self.task, senders=chosen)
+                found = await self._mailbox().unary("Find", request, FindResponse)
+                break
+            except (TransferError, IdentityError) as error:
+                await pause(backoff, error, "letters_interrupted")
+        places = {}
+        for one in found.senders:
+            sender = one.head.manifest.client_id
+            if sender not in chosen:
+                continue
+            places[sender] = one.address
+            try:
+                await self.judge(one.head, sender)
+            except JournalError:
+                raise
+            except FlError as error:
+                event(log, logging.WARNING, "letterhead_unfit", sender=sender, code=error.code, reason=peer_text(error.message))
+        return places, found.relayed
+
+    async def _from(self, sender: str, address: str, shown: TaskAssignment, dial: Dial) -> FlError | None:
+        """Read one letter from its sender; why not, otherwise."""
+        try:
+            if not address:
+                raise PeerGone(f"no address of {sender!r} is known; is it connected, and has it a [peers] table?")
+            host_port(address, "peer address")
+            async with self._calls, dial(address, sender) as channel:
+                self.had[sender] = await self._read(Stub(channel, PEERS), sender, shown)
+            return None
+        except JournalError:
+            raise
+        except TimeoutError:
+            return PeerGone(f"{sender!r} sent nothing for {CALL_S:g} s")
+        except FlError as error:
+            return error
+
+    async def _read(self, stub: Stub, sender: str, shown: TaskAssignment) -> bytes:
+        loop = asyncio.get_running_loop()
+        request, coming = ReadRequest(task=shown, digest=self.expected.listing[sender]), _Coming()
+        async with asyncio.timeout(CALL_S) as stall, closing(stub.stream("Read", request, ReadResponse)) as messages:
+            async for message in messages:
+                if message.HasField("head"):
+                    coming.begin(await self.judge(message.head, sender))
+                whole = coming.take(message.offset, message.data)
+                if whole is not None:
+                    return whole
+                stall.reschedule(loop.time() + CALL_S)
+        raise PeerGone(f"{sender!r} stopped in the middle of its letter")
 
     async def _stream(self, left: list[str], coming: "_Coming", backoff: Backoff) -> None:
         """One stream. Who is done leaves `left`; `_Unfit` is about its first."""
