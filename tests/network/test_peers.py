@@ -32,10 +32,42 @@ def test_letters_by_the_server_give_the_model_of_one_process(tmp_path: Path) -> 
         assert info.model_digest == in_one_process(text, DEVICES, VALUES).digest
         for index in range(DEVICES):
             log = bed.log(f"dev-{index}")
-            assert log.count("letters_wanted=2 letters_had=2") == ROUNDS - 1
+            assert log.count("letters_wanted=2 letters_had=2 letters_direct=0") == ROUNDS - 1
             assert "letter_left_out" not in log
         # After the last round nobody reads any more: neither keys nor letters are left.
         assert not list((bed.home / "spool").glob("relayed.*"))
+
+
+@pytest.mark.parametrize("path", ["direct", "relay"])
+def test_letters_by_their_senders_give_the_model_of_one_process(tmp_path: Path, path: str) -> None:
+    """Also where the server could be asked: senders come first."""
+    with Bed(tmp_path / "bed", VALUES) as bed:
+        bed.start_server()
+        for index in range(DEVICES):
+            bed.join(f"dev-{index}", index, peers={"listen": "127.0.0.1:0"})
+            bed.start_client(f"dev-{index}")
+        bed.wait_connected(DEVICES)
+        text = plan("direct", ROUNDS, DEVICES, path)
+        info = bed.run(text)
+        assert info.state == "finished", info
+        assert info.model_digest == in_one_process(text, DEVICES, VALUES).digest
+        for index in range(DEVICES):
+            assert bed.log(f"dev-{index}").count("letters_had=2 letters_direct=2") == ROUNDS - 1
+            # A device keeps the letters of the newest two rounds, and no others.
+            assert len(list((bed.folder / f"dev-{index}" / "outbox").iterdir())) == 2
+
+
+def test_senders_that_do_not_listen_are_read_through_the_server(tmp_path: Path) -> None:
+    with Bed(tmp_path / "bed", VALUES) as bed:
+        bed.start_server()
+        for index in range(DEVICES):
+            bed.join(f"dev-{index}", index, peers={"listen": "127.0.0.1:0"} if index % 2 else {"patience_s": 1.0})
+            bed.start_client(f"dev-{index}")
+        bed.wait_connected(DEVICES)
+        text = plan("mixed", ROUNDS, DEVICES, reads=4)
+        assert bed.run(text).model_digest == in_one_process(text, DEVICES, VALUES).digest
+        for index in range(DEVICES):
+            assert bed.log(f"dev-{index}").count("letters_had=4 letters_direct=2") == ROUNDS - 1
 
 
 def test_what_was_read_moves_the_model() -> None:

@@ -299,16 +299,19 @@ class Jobs:
         )  # fmt: skip
         stall_s = self._config.transfer.stall_s
         reading = Reading(assignment.id, expected, self._keep, lambda: self._who()[1].mailbox, stall_s)
+        direct = 0
         if begun.chosen and (table := self._config.peers) is not None:
             relayed = await reading.direct(begun.chosen, assignment, self._dial, table.patience_s)
+            direct = len(reading.had)
             if relayed:
                 await reading.relay(reading.missing(begun.chosen))
         else:
             await reading.relay(begun.chosen)
+        # By the method's law, in the thread where its code runs.
         refused = await self._training.run(lambda: self._bench.decode(begun, reading.had))
         for sender, error in refused.items():
             reading.leave_out(sender, error)
-        counts = {"letters_wanted": len(begun.chosen), "letters_had": len(begun.sent)}
+        counts = {"letters_wanted": len(begun.chosen), "letters_had": len(begun.sent), "letters_direct": direct}
         event(log, logging.INFO, "letters_read", **counts, **_names(assignment.id))
 
     def _dial(self, address: str, peer: str) -> grpc.aio.Channel:

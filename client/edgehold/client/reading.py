@@ -13,7 +13,7 @@ import grpc
 from edgehold.client.keep import Keep
 from edgehold.client.letters import Expected, Incoming, Signed, signed, two_words
 from edgehold.client.transfer import Backoff, closing, pause
-from edgehold.core.errors import FlError, IdentityError, JournalError, NotFound, PeerGone, TransferError, WrongShape
+from edgehold.core.errors import Corrupted, FlError, IdentityError, JournalError, NotFound, PeerGone, TransferError, WrongShape
 from edgehold.core.logs import event, peer_text
 from edgehold.proto.channel import Stub
 from edgehold.proto.strict import host_port
@@ -94,7 +94,9 @@ class Reading:
                 for sender, error in failed.items():
                     event(log, logging.INFO, "sender_not_read", sender=sender, code=error.code, reason=peer_text(error.message))
                 return True
-            again = [one for one, error in failed.items() if isinstance(error, TransferError) and loop.time() < ends]
+            # Who cannot be reached may come back; who brought other bytes than it signed brings no better ones.
+            gone = [one for one, error in failed.items() if isinstance(error, TransferError) and type(error) is not Corrupted]
+            again = gone if loop.time() < ends else []
             for sender in failed.keys() - set(again):
                 self.leave_out(sender, failed[sender])
             if not again:
