@@ -154,6 +154,10 @@ TEMPLATE = """\
 # options = { }
 # dataset = "patients"          # whose privacy budget in policy.toml it spends; left out: the task's own name
 #
+# [peers]                         # read peers directly, and let them read this device's updates (docs/peers.md)
+# listen = "0.0.0.0:7443"
+# advertise = "ward-3.example.org:7443"
+#
 # [log]
 # format = "json"
 """

@@ -114,6 +114,9 @@ class Reading:
                 request = FindRequest(task=self.task, senders=chosen)
                 found = await self._mailbox().unary("Find", request, FindResponse)
                 break
+            except NotFound as error:
+                event(log, logging.WARNING, "letters_unknown", code=error.code, reason=peer_text(error.message))
+                return {}, False
             except (TransferError, IdentityError) as error:
                 await pause(backoff, error, "letters_interrupted")
         places = {}
