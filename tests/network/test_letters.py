@@ -20,6 +20,7 @@ from tests.support.letter_rig import BODY, CHUNK, Letter, Rig, rig
 
 from edgehold.client import identity
 from edgehold.client.peering import PeerService
+from edgehold.client.policy import Policy
 from edgehold.core.errors import (
     BadSignature,
     Corrupted,
@@ -340,6 +341,7 @@ def answering_anything() -> Iterator[None]:
         ("reader", {"offset": 1 << 40}, StatusCode.INVALID_ARGUMENT, "wrong_shape"),
         ("reader", {"raw": b"\xfa\x7f\x01\x00"}, StatusCode.INVALID_ARGUMENT, "wrong_shape"),
         ("reader", {"raw": bytes(300_000)}, StatusCode.RESOURCE_EXHAUSTED, "too_large"),
+        ("reader", {"owner_forbids": True}, StatusCode.FAILED_PRECONDITION, "policy_refused"),
         ("operator", {}, StatusCode.PERMISSION_DENIED, "identity"),
         ("server", {}, StatusCode.UNAVAILABLE, None),
         ("expired", {}, StatusCode.UNAVAILABLE, None),
@@ -362,6 +364,8 @@ def test_a_device_answers_peers_with_a_task_of_the_next_round_alone(
             rig.ca = CertificateAuthority.create(rig.folder / "foreign", "fed")
             mine, rig.ca = replace(rig.credentials("reader"), roots_pem=roots), own
         told = dict(ask)
+        if told.pop("owner_forbids", False):
+            rig.policy = Policy(allowed_methods=("*",), allowed_tasks=("*",))
         raw, digest = told.pop("raw", None), told.pop("digest", rig.listing["honest"])
         offset, of = told.pop("offset", 0), told.pop("as_task_of", "reader")
         request = ReadRequest(task=rig.task(of, **told), digest=digest, offset=offset).SerializeToString()

@@ -70,6 +70,23 @@ def test_senders_that_do_not_listen_are_read_through_the_server(tmp_path: Path) 
             assert bed.log(f"dev-{index}").count("letters_had=4 letters_direct=2") == ROUNDS - 1
 
 
+def test_an_owner_who_does_not_want_peers_to_read_takes_no_part(tmp_path: Path) -> None:
+    with Bed(tmp_path / "bed", 100) as bed:
+        bed.start_server()
+        for index in range(3):
+            bed.join(f"dev-{index}", index)
+            policy = bed.folder / f"dev-{index}" / "policy.toml"
+            if index == 0:
+                policy.write_text(policy.read_text().replace("allow_peers = true", "allow_peers = false"))
+            bed.start_client(f"dev-{index}")
+        bed.wait_connected(3)
+        text = plan("unwilling", 2, 3).replace("quorum = 3", "quorum = 2")
+        info = bed.run(text)
+        assert (info.state, info.latest.facts["clients_admitted"]) == ("finished", 2.0), info
+        assert "code=policy_refused" in bed.log("dev-0")
+        assert "allow_peers is false" in bed.log("dev-0")
+
+
 def test_what_was_read_moves_the_model() -> None:
     """Or the comparison above would prove nothing."""
     models = {in_one_process(plan("moved", ROUNDS, DEVICES, reads=reads), DEVICES, 100).digest for reads in (0, 1, 2)}

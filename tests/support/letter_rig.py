@@ -19,6 +19,7 @@ from edgehold.client.keep import Keep, TaskKey
 from edgehold.client.letters import Expected
 from edgehold.client.outbox import Outbox
 from edgehold.client.peering import Doorkeeper, open_listener
+from edgehold.client.policy import Policy
 from edgehold.client.reading import SERVICE as MAILBOX
 from edgehold.client.reading import Reading
 from edgehold.core import keys
@@ -62,6 +63,7 @@ class Rig:
     spoil: Callable[[FetchResponse], FetchResponse | None] = lambda message: message
 
     async def open(self) -> None:
+        self.policy = Policy(allowed_methods=("*",), allowed_tasks=("*",), allow_peers=True)
         self.ca = CertificateAuthority.create(self.folder / "ca", FEDERATION)
         self.server_key = Ed25519PrivateKey.generate()
         self.signing = {name: Ed25519PrivateKey.generate() for name in NAMES}
@@ -194,7 +196,9 @@ class Rig:
         await asyncio.to_thread(keep.receive, key, task.SerializeToString(), 10)
         await asyncio.to_thread(keep.trained, key, parcel, b"")
         await asyncio.to_thread(keep.acknowledge, key)
-        server, address = await open_listener(PeersTable(listen="127.0.0.1:0"), keep, outbox, lambda: self.who[sender])
+        server, address = await open_listener(
+            PeersTable(listen="127.0.0.1:0"), keep, outbox, lambda: self.who[sender], lambda: self.policy
+        )
         self.stack.push_async_callback(server.stop, None)
         self.addresses[sender] = address
         return address

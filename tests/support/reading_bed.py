@@ -41,6 +41,9 @@ class Bed(Federation):
         super().__init__(folder, tasks={TASK: ("tests.support.adding:make_task", {"values": values})}, **more)
         reads_itself(self.daemon, "edgehold.server")
 
+    def __enter__(self) -> "Bed":
+        return self
+
     def join(self, client: str, index: int, peers: Mapping[str, Any] | None = None, adversary: Any = None) -> None:
         """Enrol a device. peers: its [peers] table."""
         self.add_client(client, {TASK: (ENTRY, {"values": self.values, "device_index": index})}, adversary)

@@ -186,7 +186,9 @@ class Jobs:
         table = self._config.peers
         if table is None or table.listen is None:
             return ""
-        self._listener, address = await open_listener(table, self._keep, self._outbox, lambda: self._who()[0])
+        self._listener, address = await open_listener(
+            table, self._keep, self._outbox, lambda: self._who()[0], lambda: self._policy.current()
+        )
         return address
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -413,6 +415,8 @@ class Jobs:
         """The policy, if it allows the task and this device can honour it."""
         policy = self._policy.current()
         policy.admit(assignment.task, assignment.method, assignment.masked, assignment.base_length)
+        if self._bench.needs(assignment.method).peers:
+            policy.admit_peers(assignment.method)
         if assignment.masked:
             # Never send in the clear what was announced as masked.
             raise PolicyRefused("the task wants masked updates, which this client cannot make yet")

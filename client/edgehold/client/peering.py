@@ -17,6 +17,7 @@ from edgehold.client.config import PeersTable
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Keep, Stored
 from edgehold.client.outbox import Outbox
+from edgehold.client.policy import Policy
 from edgehold.client.transfer import statement_of
 from edgehold.core.errors import Busy, FlError, IdentityError, JournalError, NotFound, Stale, WrongShape
 from edgehold.core.identity import identity_of
@@ -42,10 +43,10 @@ WAIT_S = 0.5
 
 
 class PeerService:
-    """mine: the identity in force now (renewal replaces it)."""
+    """mine: the identity in force now (renewal replaces it); policy: the owner's word now."""
 
-    def __init__(self, keep: Keep, outbox: Outbox, mine: Callable[[], Credentials]) -> None:
-        self._keep, self._outbox, self._mine = keep, outbox, mine
+    def __init__(self, keep: Keep, outbox: Outbox, mine: Callable[[], Credentials], policy: Callable[[], Policy]) -> None:
+        self._keep, self._outbox, self._mine, self._policy = keep, outbox, mine, policy
         self._busy = 0
 
     async def read(self, request: ReadRequest, caller: Caller) -> AsyncIterator[bytes]:
@@ -62,6 +63,7 @@ class PeerService:
     async def _read(self, request: ReadRequest, caller: Caller) -> AsyncIterator[bytes]:
         mine, digest = self._mine(), exactly(request.digest, 32, "digest")
         verify(request.task, mine, caller.name)
+        self._policy().admit_peers(request.task.method)
         found = await asyncio.to_thread(self._letter, request.task, digest)
         length = found.parcel.length
         if request.offset > length:
@@ -134,7 +136,7 @@ class Doorkeeper:
 
 
 async def open_listener(
-    table: PeersTable, keep: Keep, outbox: Outbox, mine: Callable[[], Credentials]
+    table: PeersTable, keep: Keep, outbox: Outbox, mine: Callable[[], Credentials], policy: Callable[[], Policy]
 ) -> tuple[grpc.aio.Server, str]:
     """The device's listener and the address that its peers are told; `ConfigError` when it cannot be listened on."""
 
@@ -142,7 +144,7 @@ async def open_listener(
         now = mine()
         return listen.Tls(now.key_pem, now.chain_pem, now.roots_pem)
 
-    handler = service(SERVICE, PeerService(keep, outbox, mine), Doorkeeper(mine().federation))
+    handler = service(SERVICE, PeerService(keep, outbox, mine, policy), Doorkeeper(mine().federation))
     credentials = listen.server_credentials(tls, client_certificates=True)
     limits = listen.server_options(max_connections=CONNECTIONS)
     server, port = await listen.start([handler], str(table.listen), credentials, limits)
