@@ -23,11 +23,14 @@ from edgehold.client.peering import PeerService
 from edgehold.client.policy import Policy
 from edgehold.core.errors import (
     BadSignature,
+    Busy,
     Corrupted,
     EquivocationError,
     FlError,
     IdentityError,
+    JournalError,
     NotFound,
+    PeerGone,
     Stale,
     TooLarge,
     TransferError,
@@ -147,8 +150,7 @@ def test_a_bad_letter_by_the_relay_is_left_out_for_its_own_reason(
 ) -> None:
     async def scenario(rig: Rig) -> None:
         lie(rig)
-        reading = rig.reading()
-        await reading.relay(["liar", "honest"])
+        reading = await rig.relay("liar", "honest")
         assert {sender: type(error) for sender, error in reading.left_out.items()} == {"liar": refusal}
         assert reading.had == {"honest": rig.letters["honest"].data}
 
@@ -172,8 +174,7 @@ def test_honest_letters_are_read_also_over_broken_streams(tmp_path: Path) -> Non
             return message
 
         rig.spoil = spoil
-        reading = rig.reading()
-        await reading.relay(["liar", "honest"])
+        reading = await rig.relay("liar", "honest")
         assert reading.had == {sender: rig.letters[sender].data for sender in ("liar", "honest")}
         assert not reading.left_out
         whole = [*range(0, BODY + 12, CHUNK)]
@@ -194,8 +195,7 @@ def test_a_letter_that_the_server_lost_is_left_out(tmp_path: Path) -> None:
 
         rig.spoil = spoil
         for order in (["liar", "honest"], ["honest", "liar"]):
-            reading = rig.reading()
-            await reading.relay(order)
+            reading = await rig.relay(*order)
             assert {sender: type(error) for sender, error in reading.left_out.items()} == {"liar": NotFound}
             assert list(reading.had) == ["honest"]
 
@@ -208,8 +208,7 @@ def test_a_letter_that_the_server_lost_is_left_out(tmp_path: Path) -> None:
 def test_a_key_changes_only_with_a_younger_certificate_and_never_back(tmp_path: Path) -> None:
     async def scenario(rig: Rig) -> None:
         async def read() -> type[FlError] | None:
-            reading = rig.reading()
-            await reading.relay(["liar"])
+            reading = await rig.relay("liar")
             return type(reading.left_out["liar"]) if reading.left_out else None
 
         def as_signed_by(mine: identity.Credentials) -> None:
@@ -321,6 +320,81 @@ def answering_anything() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PeerService, "_read", read)
         yield
+
+
+@pytest.mark.parametrize(
+    ("said", "left_out"),
+    [(JournalError("my disk"), FlError), (Busy("later", retry_after_s=1e9), Busy), (Corrupted("no"), Corrupted)],
+)
+def test_what_a_sender_says_of_itself_is_its_own_affair(tmp_path: Path, said: FlError, left_out: type[FlError]) -> None:
+    """Above all, a sender that calls its answer a failure of the journal does not stop the reader."""
+
+    async def scenario(rig: Rig) -> None:
+        def lie(self: PeerService, request: ReadRequest, caller: Any) -> None:
+            raise said
+
+        rig.relayed = False
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PeerService, "read", lie)
+            patch.setattr("edgehold.proto.rpc.JournalError", type("Nobody", (Exception,), {}))
+            await rig.listens("liar")
+            reading = await rig.direct("liar")
+        assert type(reading.left_out["liar"]) is left_out
+
+    play(tmp_path, scenario)
+
+
+def test_a_sender_that_trickles_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        async def trickle(self: PeerService, request: ReadRequest, caller: Any) -> AsyncIterator[ReadResponse]:
+            letter = rig.letters["liar"]
+            yield ReadResponse(head=letter.head, data=letter.data[:1])
+            for at in range(1, len(letter.data)):
+                await asyncio.sleep(0.01)
+                yield ReadResponse(offset=at, data=letter.data[at : at + 1])
+
+        await rig.listens("liar")
+        await rig.listens("honest")
+        rig.relayed = False
+        monkeypatch.setattr(PeerService, "_read", trickle)
+        monkeypatch.setattr("edgehold.client.direct.CALL_S", 0.3)
+        began = asyncio.get_running_loop().time()
+        reading = await rig.direct("liar")
+        # At that pace the letter takes 40 s.
+        assert asyncio.get_running_loop().time() - began < 5.0
+        assert isinstance(reading.left_out["liar"], PeerGone)
+
+    play(tmp_path, scenario)
+
+
+def test_one_reader_does_not_take_all_of_a_senders_places(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        going = asyncio.Event()
+
+        async def slow(self: PeerService, request: ReadRequest, caller: Any) -> AsyncIterator[ReadResponse]:
+            await going.wait()
+            yield ReadResponse(head=rig.letters["honest"].head, data=rig.letters["honest"].data)
+
+        await rig.listens("honest")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PeerService, "_read", slow)
+
+            async def ask(name: str) -> wire.Answer:
+                request = ReadRequest(task=rig.task(name), digest=rig.listing["honest"]).SerializeToString()
+                mine = rig.who[name]
+                options = [*wire.UNBOUND, ("grpc.ssl_target_name_override", "honest.client.fed.invalid")]
+                tls = grpc.ssl_channel_credentials(mine.roots_pem, mine.key_pem, mine.chain_pem)
+                async with grpc.aio.secure_channel(rig.addresses["honest"], tls, options=options) as channel:
+                    return await wire.call(channel, "PeerService/Read", request)
+
+            greedy = [asyncio.create_task(ask("reader")) for _ in range(3)]
+            done, waiting = await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
+            assert [(one.result().status, one.result().code) for one in done] == [(StatusCode.RESOURCE_EXHAUSTED, "busy")]
+            other = asyncio.create_task(ask("liar"))
+            going.set()
+            assert [(await one).status for one in (*waiting, other)] == [StatusCode.OK] * 3
+
+    play(tmp_path, scenario)
 
 
 # ---- who may read a device

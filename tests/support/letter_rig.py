@@ -14,14 +14,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgehold.client import identity
 from edgehold.client.config import PeersTable
+from edgehold.client.direct import Direct
 from edgehold.client.identity import Credentials, assemble
 from edgehold.client.keep import Keep, TaskKey
 from edgehold.client.letters import Expected
 from edgehold.client.outbox import Outbox
 from edgehold.client.peering import Doorkeeper, open_listener
 from edgehold.client.policy import Policy
-from edgehold.client.reading import SERVICE as MAILBOX
 from edgehold.client.reading import Reading
+from edgehold.client.relaying import SERVICE as MAILBOX
+from edgehold.client.relaying import relay
 from edgehold.core import keys
 from edgehold.core.contract import Container, Payload
 from edgehold.core.identity import Role
@@ -157,8 +159,16 @@ class Rig:
         return Expected(FEDERATION, bytes(32), RUN, 1, KIND, (BODY, BODY), 1 << 20, self.listing, roots)
 
     def reading(self) -> Reading:
-        stub = Stub(self.channel, MAILBOX)
-        return Reading(self.task("reader").id, self.expected(), self.keep, lambda: stub, 2.0)
+        return Reading(self.task("reader").id, self.expected(), self.keep)
+
+    def mailbox(self) -> Stub:
+        return Stub(self.channel, MAILBOX)
+
+    async def relay(self, *senders: str) -> Reading:
+        """Read from the mailbox."""
+        reading = self.reading()
+        await relay(reading, self.mailbox, senders, 2.0)
+        return reading
 
     def task(self, client: str, **changes: Any) -> TaskAssignment:
         """A task that the server signed for a client."""
@@ -179,8 +189,8 @@ class Rig:
         """Read from senders, and from the mailbox what they did not bring, as a device does."""
         reading = self.reading()
         dial = lambda address, peer: identity.channel(self.who["reader"], address, peer)  # noqa: E731
-        if await reading.direct(senders, self.task("reader"), dial, patience_s):
-            await reading.relay(reading.missing(senders))
+        if await Direct(reading, self.mailbox, dial, self.task("reader"), patience_s).read(senders):
+            await relay(reading, self.mailbox, reading.missing(senders), 2.0)
         return reading
 
     async def listens(self, sender: str) -> str:

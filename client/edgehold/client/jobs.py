@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -20,14 +20,12 @@ import grpc
 from edgehold.client.accounts import Accounts
 from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
-from edgehold.client.identity import Credentials, channel
+from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
-from edgehold.client.letters import Expected
 from edgehold.client.outbox import Outbox, Parcel
-from edgehold.client.peering import open_listener
+from edgehold.client.peers import Peers
 from edgehold.client.policy import Policy, PolicyFile
-from edgehold.client.reading import SERVICE as MAILBOX
-from edgehold.client.reading import Reading
+from edgehold.client.relaying import SERVICE as MAILBOX
 from edgehold.client.transfer import SERVICE, Upload, download, statement_of
 from edgehold.client.worker import Begun, Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.crashpoints import reach
@@ -40,6 +38,7 @@ from edgehold.core.errors import (
     JournalError,
     LedgerRolledBack,
     PolicyRefused,
+    RejectedUpdate,
     Stale,
     TransferError,
 )
@@ -120,7 +119,7 @@ class Jobs:
         self._jobs: dict[TaskKey, Job] = {}
         self._side: set[asyncio.Task[Any]] = set()
         self._tidy = False
-        self._listener: grpc.aio.Server | None = None
+        self._peers = Peers(config, keep, self._outbox, lambda: (who()[0], who()[1].mailbox), policy.current)
 
     def assigned(self, assignment: TaskAssignment) -> None:
         """The server gives a task, perhaps once more."""
@@ -166,14 +165,13 @@ class Jobs:
                 whole.append(entry)
             else:
                 self._keep.retrain(entry.key)
-        self._outbox.sweep({entry.parcel.digest for entry in whole} | self._letters())
+        self._outbox.sweep({entry.parcel.digest for entry in whole} | self._peers.kept())
         self._tidy = True
         return whole
 
     async def close(self) -> None:
         """Stop everything where it is; what is on disk goes on at the next start."""
-        if self._listener is not None:
-            await self._listener.stop(None)
+        await self._peers.close()
         running = [job.running for job in self._jobs.values() if job.running is not None]
         for task in (*running, *self._side):
             task.cancel()
@@ -183,13 +181,7 @@ class Jobs:
 
     async def listen(self) -> str:
         """Open the listener for peers, where the owner wants one; returns its address, "" for none. `close` closes it."""
-        table = self._config.peers
-        if table is None or table.listen is None:
-            return ""
-        self._listener, address = await open_listener(
-            table, self._keep, self._outbox, lambda: self._who()[0], lambda: self._policy.current()
-        )
-        return address
+        return await self._peers.listen()
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do `work` without waiting for it; `close` ends it."""
@@ -290,34 +282,10 @@ class Jobs:
         return parcel
 
     async def _read(self, begun: Begun) -> None:
-        """Get the letters that the method wants, as far as they can be had. They stay in memory: a device that dies before its
-        update is stored reads them again.
-        """
-        assignment, mine = begun.assignment, self._who()[0]
-        schema, longest = begun.task.schema, self._policy.current().max_payload_bytes
-        expected = Expected(
-            assignment.federation, assignment.plan_digest, assignment.id.run, assignment.id.round - 1, begun.codec.kind,
-            begun.codec.body_bytes(schema), longest, begun.listing, mine.roots_pem,
-        )  # fmt: skip
-        stall_s = self._config.transfer.stall_s
-        reading = Reading(assignment.id, expected, self._keep, lambda: self._who()[1].mailbox, stall_s)
-        direct = 0
-        if begun.chosen and (table := self._config.peers) is not None:
-            relayed = await reading.direct(begun.chosen, assignment, self._dial, table.patience_s)
-            direct = len(reading.had)
-            if relayed:
-                await reading.relay(reading.missing(begun.chosen))
-        else:
-            await reading.relay(begun.chosen)
-        # By the method's law, in the thread where its code runs.
-        refused = await self._training.run(lambda: self._bench.decode(begun, reading.had))
-        for sender, error in refused.items():
-            reading.leave_out(sender, error)
-        counts = {"letters_wanted": len(begun.chosen), "letters_had": len(begun.sent), "letters_direct": direct}
-        event(log, logging.INFO, "letters_read", **counts, **_names(assignment.id))
+        async def decode(letters: Mapping[str, bytes]) -> dict[str, RejectedUpdate]:
+            return await self._training.run(lambda: self._bench.decode(begun, letters))
 
-    def _dial(self, address: str, peer: str) -> grpc.aio.Channel:
-        return channel(self._who()[0], address, peer)
+        await self._peers.read(begun, decode)
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
@@ -335,17 +303,9 @@ class Jobs:
     def _release(self, parcel: Parcel) -> None:
         """Drop the file of an update, unless another task's update has the very same bytes. The shelf must be locked."""
         if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()) and (
-            parcel.digest not in self._letters()
+            parcel.digest not in self._peers.kept()
         ):
             self._outbox.drop(parcel.digest)
-
-    def _letters(self) -> set[bytes]:
-        """Digests of counted updates that peers may still ask this device for."""
-        if self._config.peers is None or self._config.peers.listen is None:
-            return set()
-        found = self._keep.letters()
-        methods = {entry.key: TaskAssignment.FromString(entry.assignment).method for entry in found}
-        return {entry.parcel.digest for entry in found if self._bench.needs(methods[entry.key]).peers}
 
     async def _body(self, assignment: TaskAssignment) -> bytes | memoryview:
         digest, length = assignment.base_digest, assignment.base_length
@@ -424,7 +384,7 @@ class Jobs:
 
     def _let_go(self, parcel: Parcel) -> None:
         with self._shelf:
-            if letters := self._letters():
+            if letters := self._peers.kept():
                 # With a new letter an older one has had its time.
                 self._outbox.sweep({entry.parcel.digest for entry in self._keep.unsettled()} | letters)
             else:

@@ -8,6 +8,7 @@ a revoked device holds already, a certificate (of one day at most) and its last 
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -37,7 +38,8 @@ log = logging.getLogger("edgehold.client.peering")
 
 SERVICE = peers_pb2.DESCRIPTOR.services_by_name["PeerService"]
 AT_ONCE = 16
-"""Letters a device sends at the same time; who comes then is told to wait."""
+EACH = 2
+"""Letters a device sends at the same time, to all and to each of its readers; who comes then is told to wait."""
 CONNECTIONS = 64
 WAIT_S = 0.5
 
@@ -47,18 +49,18 @@ class PeerService:
 
     def __init__(self, keep: Keep, outbox: Outbox, mine: Callable[[], Credentials], policy: Callable[[], Policy]) -> None:
         self._keep, self._outbox, self._mine, self._policy = keep, outbox, mine, policy
-        self._busy = 0
+        self._readers: Counter[str] = Counter()
 
     async def read(self, request: ReadRequest, caller: Caller) -> AsyncIterator[bytes]:
         """The letter with this digest, from an offset on: serialized `ReadResponse`s."""
-        if self._busy >= AT_ONCE:
-            raise Busy(f"{AT_ONCE} letters are being sent; come back", retry_after_s=WAIT_S)
-        self._busy += 1
+        if self._readers.total() >= AT_ONCE or self._readers[caller.name] >= EACH:
+            raise Busy(f"{self._readers.total()} letters are being sent; come back", retry_after_s=WAIT_S)
+        self._readers[caller.name] += 1
         try:
             async for message in self._read(request, caller):
                 yield message
         finally:
-            self._busy -= 1
+            self._readers[caller.name] -= 1
 
     async def _read(self, request: ReadRequest, caller: Caller) -> AsyncIterator[bytes]:
         mine, digest = self._mine(), exactly(request.digest, 32, "digest")
