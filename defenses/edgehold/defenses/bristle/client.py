@@ -43,7 +43,7 @@ class BristleClient:
         """At most `budget` senders, drawn by the distance of their sketches from that of the own head; never the own update."""
         if order.training.integrator == "alone":
             return ()
-        _fits(local, device_of(task).shape)
+        _fits(local, head_shape(task.schema))
         others = [
             (place, sender) for place, (sender, digest) in enumerate(order.listing.items()) if digest != local.sent
         ]  # fmt: skip

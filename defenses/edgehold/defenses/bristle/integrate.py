@@ -57,14 +57,13 @@ def trust(own: Floats, peers: Floats, shared: int) -> Trust:
     """own: (familiar,), peers: (peers, familiar) F1. shared: classes on which a peer is judged, its best ones (equals by place);
     all of them where a device has no more.
     """
-    columns, foreign = np.zeros_like(peers), np.zeros(len(peers))
-    for number, found in enumerate(peers):
-        best = np.argsort(-found, kind="stable")[:shared]
-        certainty = max(0.0, float(found[best].mean() - found[best].std()))
-        scores = score(own[best], found[best])
-        columns[number, best] = weight(scores, certainty)
-        foreign[number] = weight(scores.sum(), certainty)
-    return Trust(columns, foreign)
+    best = np.argsort(-peers, axis=1, kind="stable")[:, :shared]
+    found = np.take_along_axis(peers, best, axis=1)
+    certainty = np.maximum(0.0, found.mean(axis=1) - found.std(axis=1))
+    scores = score(own[best], found)
+    columns = np.zeros_like(peers)
+    np.put_along_axis(columns, best, weight(scores, certainty[:, None]), axis=1)
+    return Trust(columns, weight(scores.sum(axis=1), certainty))
 
 
 def mix(base: Array, heads: Array, given: Trust, familiar: Ints) -> Floats:
