@@ -136,7 +136,9 @@ def _one_word(order: Order, local: Local, sent: Mapping[str, Update]) -> None:
         )
     for sender, update in sorted(sent.items()):
         if update.round != order.round - 1:
-            raise Stale(f"the head of {sender!r} was made in round {update.round}; round {order.round} reads round {order.round - 1}")
+            raise Stale(
+                f"the head of {sender!r} was made in round {update.round}; round {order.round} reads round {order.round - 1}"
+            )
         if update.seen != order.before:
             raise EquivocationError(
                 f"{sender!r} was shown the listing {update.seen.hex()[:16]} in round {update.round}, this device is told "
