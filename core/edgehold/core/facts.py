@@ -30,7 +30,11 @@ _ALL = (
     Fact("signs_contested", "share", "Share of the weights left whose sign the plan's number of liars could turn"),
     Fact("epsilon_worst", "", "Largest epsilon, at the plan's delta, that an admitted client has spent in this run"),
     Fact("epsilon_median", "", "Median over the run's admitted clients of the epsilon spent in it, at the plan's delta"),
-    Fact("heads_left_out", "heads", "Heads of the round that the next one does not list: too long a column, another round or listing"),
+    Fact(
+        "heads_left_out",
+        "heads",
+        "Heads of the round that the next one does not list: too long a column, another round or listing",
+    ),
     Fact("own_accuracy", "share", "Share of a device's own test records that its personal model classifies correctly"),
     Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
     Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),

@@ -46,7 +46,7 @@ def make_task(
     backbone: an ONNX file, checked against `sha256` where that is given; "": `width` random ReLU features drawn from `seed`.
     """
     features = backbone_of(dataset, path, seed, backbone, sha256, width, verify, data)
-    split = _split(dataset, path, seed, verify, _frozen(data))
+    split = split_of(dataset, path, seed, verify, _frozen(data))
     kinds = len(split.train.classes)
     if not kinds or split.train.y.ndim != 1:
         raise ConfigError(f"{dataset} has no classes; a head of classes needs some", field="dataset")
@@ -68,7 +68,7 @@ def backbone_of(
         return onnx_features.Backbone.open(Path(backbone), sha256)
     if sha256:
         raise ConfigError("sha256 names the backbone's content, and there is no backbone; set backbone", field="sha256")
-    shape = _split(dataset, path, seed, verify, _frozen(data)).train.shape
+    shape = split_of(dataset, path, seed, verify, _frozen(data)).train.shape
     return RandomFeatures(int(np.prod(shape)), width, seed)
 
 
@@ -108,7 +108,7 @@ def rows_of(
     held: list[Array] = []
     for kind in familiar[device]:
         sharing = [one for one, kinds in enumerate(familiar) if kind in kinds]
-        members = stream(seed, "frozen", "class", kind).permutation(np.flatnonzero(labels == kind))
+        members = members_of(labels, kind, seed)
         if len(members) < share * len(sharing):
             raise ConfigError(
                 f"class {kind} has {len(members)} records; {len(sharing)} devices need {share * len(sharing)} of them: lower "
@@ -119,6 +119,11 @@ def rows_of(
         train.append(members[start : start + per_class])
         held.append(members[start + per_class : start + share])
     return np.concatenate(train), np.concatenate(held)
+
+
+def members_of(labels: Array, kind: int, seed: int) -> Array:
+    """Rows of a class in the order in which devices get them."""
+    return stream(seed, "frozen", "class", kind).permutation(np.flatnonzero(labels == kind))
 
 
 def task_of(split: Split, features: Features, train: Array | None, held: Array | None) -> TableTask:
@@ -149,5 +154,8 @@ def _frozen(data: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
 
 
 @lru_cache(maxsize=2)
-def _split(dataset: str, path: str, seed: int, verify: bool, data: tuple[tuple[str, Any], ...]) -> Split:
+def split_of(
+    dataset: str, path: str = "", seed: int = 0, verify: bool = True, data: tuple[tuple[str, Any], ...] = ()
+) -> Split:  # fmt: skip
+    """The data set, loaded once per process."""
     return load(dataset, path, seed, verify, dict(data))

@@ -32,7 +32,8 @@ class Backbone:
         batch, *self._shape = self._input.shape
         if isinstance(batch, int) or not all(isinstance(size, int) for size in self._shape):
             raise ConfigError(
-                f"{where}: input {self._input.name!r} has shape {self._input.shape}; only the first axis, of the records, is free",
+                f"{where}: input {self._input.name!r} has shape {self._input.shape}; only the first axis, of the "
+                "records, is free",
                 field="backbone",
             )
 
@@ -69,8 +70,8 @@ class Backbone:
         wanted = int(np.prod(self._shape))
         if records[:1].size not in (0, wanted):
             raise ConfigError(
-                f"{self._where}: input {self._input.name!r} takes records of {self._shape}, {wanted} numbers; this data set's have "
-                f"{list(records.shape[1:])}, {records[:1].size}",
+                f"{self._where}: input {self._input.name!r} takes records of {self._shape}, {wanted} numbers; this data set's "
+                f"have {list(records.shape[1:])}, {records[:1].size}",
                 field="backbone",
             )
         shaped = records.reshape(len(records), *self._shape).astype(np.float32, copy=False)
@@ -84,8 +85,8 @@ class Backbone:
             raise ConfigError(f"{self._where}: fails on records of {list(part.shape)}: {error}", field="backbone") from None
         if found.dtype != np.float32 or len(found) != len(part):
             raise ConfigError(
-                f"{self._where}: gives {found.dtype} of {list(found.shape)} for {len(part)} records; float32 features of each are "
-                "expected",
+                f"{self._where}: gives {found.dtype} of {list(found.shape)} for {len(part)} records; float32 features of each "
+                "are expected",
                 field="backbone",
             )
         return np.asarray(found.reshape(len(part), -1))

@@ -43,7 +43,7 @@ class BristleClient:
         """At most `budget` senders, drawn by the distance of their sketches from that of the own head; never the own update."""
         if order.training.integrator == "alone":
             return ()
-        _fits(local, device_of(task).shape)
+        _fits(local, head_shape(task.schema))
         others = [
             (place, sender) for place, (sender, digest) in enumerate(order.listing.items()) if digest != local.sent
         ]  # fmt: skip
@@ -136,7 +136,9 @@ def _one_word(order: Order, local: Local, sent: Mapping[str, Update]) -> None:
         )
     for sender, update in sorted(sent.items()):
         if update.round != order.round - 1:
-            raise Stale(f"the head of {sender!r} was made in round {update.round}; round {order.round} reads round {order.round - 1}")
+            raise Stale(
+                f"the head of {sender!r} was made in round {update.round}; round {order.round} reads round {order.round - 1}"
+            )
         if update.seen != order.before:
             raise EquivocationError(
                 f"{sender!r} was shown the listing {update.seen.hex()[:16]} in round {update.round}, this device is told "

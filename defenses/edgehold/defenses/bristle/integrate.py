@@ -33,7 +33,7 @@ def score(own: Array, peer: Array) -> Floats:
     """s: what a peer's F1 is worth beside the own one. d^(3 + own) for a gain, -d^(4 + own) for a loss, d = 10 |own - peer|."""
     own, peer = np.asarray(own, dtype=np.float64), np.asarray(peer, dtype=np.float64)
     apart = 10 * np.abs(own - peer)
-    return np.where(peer > own, apart ** (3 + own), -(apart ** (4 + own)))
+    return np.asarray(np.where(peer > own, apart ** (3 + own), -(apart ** (4 + own))))
 
 
 def weight(scores: Array, certainty: Array) -> Floats:
@@ -54,17 +54,16 @@ class Trust:
 
 
 def trust(own: Floats, peers: Floats, shared: int) -> Trust:
-    """own: (familiar,), peers: (peers, familiar) F1. shared: classes on which a peer is judged, its best ones (equals by place);
-    all of them where a device has no more.
+    """own: (familiar,), peers: (peers, familiar) F1. shared: classes on which a peer is judged, its best ones (equals by
+    place); all of them where a device has no more.
     """
-    columns, foreign = np.zeros_like(peers), np.zeros(len(peers))
-    for number, found in enumerate(peers):
-        best = np.argsort(-found, kind="stable")[:shared]
-        certainty = max(0.0, float(found[best].mean() - found[best].std()))
-        scores = score(own[best], found[best])
-        columns[number, best] = weight(scores, certainty)
-        foreign[number] = weight(scores.sum(), certainty)
-    return Trust(columns, foreign)
+    best = np.argsort(-peers, axis=1, kind="stable")[:, :shared]
+    found = np.take_along_axis(peers, best, axis=1)
+    certainty = np.maximum(0.0, found.mean(axis=1) - found.std(axis=1))
+    scores = score(own[best], found)
+    columns = np.zeros_like(peers)
+    np.put_along_axis(columns, best, weight(scores, certainty[:, None]), axis=1)
+    return Trust(columns, weight(scores.sum(axis=1), certainty))
 
 
 def mix(base: Array, heads: Array, given: Trust, familiar: Ints) -> Floats:

@@ -24,6 +24,8 @@ def load(data: bytes) -> Local:
         raise WrongShape(f"local state of {len(data)} bytes; at least {_HEAD.size} are expected")
     rows, columns, steps, number, seen, sent = _HEAD.unpack(data[: _HEAD.size])
     if len(data) != _HEAD.size + 16 * rows * columns:
-        raise WrongShape(f"local state of {len(data)} bytes; a head of {rows} x {columns} keeps {_HEAD.size + 16 * rows * columns}")
+        raise WrongShape(
+            f"local state of {len(data)} bytes; a head of {rows} x {columns} keeps {_HEAD.size + 16 * rows * columns}"
+        )
     kept, trained, first, second = np.frombuffer(data, dtype="<f4", offset=_HEAD.size).reshape(4, rows, columns)
     return Local(kept, trained, first, second, steps, number, seen, sent)

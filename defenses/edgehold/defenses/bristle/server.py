@@ -56,7 +56,7 @@ class BristleServer:
         facts = {"heads_left_out": float(len(updates) - len(listed))}
         listed = self._drawn(number, listed)
         heads = [one.update.head.whole() for one in listed]
-        mean = np.mean(heads, axis=0, dtype=np.float64) if heads else state.model.whole()
+        mean: Array = np.asarray(np.mean(heads, axis=0, dtype=np.float64) if heads else state.model.whole())
         columns = np.concatenate([self._lengths(one.update) for one in listed]) if listed else np.zeros(0)
         median = float(np.median(columns[columns > 0])) if columns.any() else state.median
         facts["step_norm"] = finite_norm(Vector.of(mean - state.model.whole()))
@@ -96,7 +96,7 @@ class BristleServer:
     def _lengths(self, update: Update) -> Array:
         """(C,) Euclidean length of every column, float64."""
         squares = update.head.whole().reshape(self._shape).astype(np.float64) ** 2
-        return np.sqrt(np.add.reduce(squares, axis=0))
+        return np.asarray(np.sqrt(np.add.reduce(squares, axis=0)))
 
     def _drawn(self, number: int, listed: list[Weighted[Update]]) -> list[Weighted[Update]]:
         """As many as an order lists, each equally likely, in node order."""
