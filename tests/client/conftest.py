@@ -32,6 +32,7 @@ from edgehold.core.vectors import FloatArray, Vector
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Training
 from edgehold.proto.channel import client_options, options
+from edgehold.proto.rpc import Caller, service
 from edgehold.proto.v1 import control_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import (
     ConnectRequest,
@@ -53,7 +54,6 @@ from edgehold.proto.v1.transfer_pb2 import (
     UploadRequest,
     UploadResponse,
 )
-from edgehold.server.wire.rpc import Caller, service
 
 FEDERATION, CLIENT = "lab", "device-1"
 POLICY = 'allowed_methods = ["fedavg"]\nallowed_tasks = ["toy"]\nallow_unmasked = true\n'

@@ -29,6 +29,10 @@ PRIVATE = ("dp_ef_sgd", "dp_sgd")
 
 def tasks_for(name: str) -> Sequence[Task]:
     """Five small tasks that the method can work with."""
+    if name == "bristle":  # a head on frozen features
+        from edgehold.client.data import frozen
+
+        return [frozen.make_task(device_index=i, devices=5, held_per_class=3, width=12) for i in range(5)]
     if name in ("frl", "hidenseek"):  # they train scores of a PyTorch model without biases
         from edgehold.attacks.eval.data import make_task
 

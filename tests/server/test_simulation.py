@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgehold.client.transfer import manifest_of
 from edgehold.core.contract import Container
 from edgehold.core.errors import Busy, Conflicting, Corrupted, Duplicate, FlError, RejectedUpdate, Stale, WrongShape
 from edgehold.core.identity import Identity
@@ -27,6 +26,8 @@ from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
 from edgehold.core.vectors import Schema, Tensor, Vector
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Update
+from edgehold.proto.rpc import Caller
+from edgehold.proto.statements import manifest_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, decode
 from edgehold.proto.v1.transfer_pb2 import Receipt, ResumeRequest, UploadRequest
 from edgehold.server.identity.roster import Roster
@@ -37,7 +38,6 @@ from edgehold.server.rounds.tally import Tally, Verdict
 from edgehold.server.store import records
 from edgehold.server.store.blobs import BlobStore, FileBlob
 from edgehold.server.store.journal import Journal
-from edgehold.server.wire.rpc import Caller
 from edgehold.server.wire.transfer import TransferService
 
 SEEDS = int(os.environ.get("EDGEHOLD_SIM_SEEDS", "2000"))

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgehold.client.outbox import Parcel
 from edgehold.core.database import Database
-from edgehold.core.errors import JournalError, PolicyRefused, Stale
+from edgehold.core.errors import IdentityError, JournalError, PolicyRefused, Stale
 from edgehold.core.files import sync_folder
 
 _SCHEMA = """
@@ -30,11 +30,13 @@ CREATE TABLE IF NOT EXISTS task (
     PRIMARY KEY (run, round, attempt, nonce)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS local (run TEXT PRIMARY KEY, round INTEGER NOT NULL, state BLOB NOT NULL, before BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS peer (client TEXT PRIMARY KEY, key BLOB NOT NULL, issued REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS status (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 _MINE = "WHERE run = ? AND round = ? AND attempt = ? AND nonce = ?"
 _REMEMBERED_S = 31 * 86400.0
+_SERVED_S = 86400.0
 _NONCE = 12
 
 
@@ -163,6 +165,21 @@ class Keep:
         found = before if at == round else state
         return None if found is None else self._opened(run, found)
 
+    def pin(self, client: str, key: bytes, issued_s: float) -> None:
+        """Remember a peer's signing key (32 bytes) at first sight, and hold the peer to it.
+
+        issued_s: of the certificate that names the key. Renewal keeps the key, so that another one means that the operator
+        enrolled the peer afresh: believed only with a certificate younger than any seen for it, so that an old key, stolen
+        perhaps, never comes back. Else `IdentityError`.
+        """
+        with self._db.transaction() as db:
+            row = db.execute("SELECT key, issued FROM peer WHERE client = ?", (client,)).fetchone()
+            if row is not None and row[0] != key and issued_s <= row[1]:
+                raise IdentityError(f"{client!r} is known to this device by another signing key; its letter is not believed")
+            newest = max(issued_s, row[1]) if row is not None else issued_s
+            if row is None or (row[0], row[1]) != (key, newest):
+                db.execute("INSERT OR REPLACE INTO peer VALUES (?, ?, ?)", (client, key, newest))
+
     def _sealed(self, run: str, local: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE)
         return nonce + self._seal.encrypt(nonce, local, run.encode())
@@ -184,6 +201,20 @@ class Keep:
             rows = db.execute(
                 "SELECT run, round, attempt, nonce, assignment, digest, length, kind FROM task "
                 "WHERE state = 'trained' ORDER BY run, round, attempt"
+            ).fetchall()
+        return [Stored(TaskKey(*row[:4]), row[4], Parcel(*row[5:])) for row in rows]
+
+    def letters(self, now_s: float | None = None) -> list[Stored]:
+        """Counted updates that peers may ask for: of a run's newest two rounds (a quick device is done with the next round
+        while a slow one still reads the last), and not older than a day. now_s: seconds since 1970.
+        """
+        since = _day((time.time() if now_s is None else now_s) - _SERVED_S)
+        with self._db.reading() as db:
+            rows = db.execute(
+                "SELECT run, round, attempt, nonce, assignment, digest, length, kind FROM task AS one "
+                "WHERE state = 'acknowledged' AND day >= ? AND round + 1 >= "
+                "(SELECT MAX(round) FROM task WHERE run = one.run AND state = 'acknowledged')",
+                (since,),
             ).fetchall()
         return [Stored(TaskKey(*row[:4]), row[4], Parcel(*row[5:])) for row in rows]
 

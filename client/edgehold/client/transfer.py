@@ -33,13 +33,13 @@ from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
 from edgehold.core.privacy.ledger import Head
 from edgehold.proto.channel import Stub
 from edgehold.proto.chunks import with_data
+from edgehold.proto.statements import manifest_of
 from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1 import transfer_pb2
-from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
+from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.proto.v1.transfer_pb2 import (
     DownloadRequest,
     DownloadResponse,
-    Manifest,
     Receipt,
     ResumeRequest,
     ResumeResponse,
@@ -114,9 +114,9 @@ async def download(transfer: Callable[[], Stub], digest: bytes, length: int, tab
             if have < length:
                 raise PeerGone(f"the download ended after {have} of {length} bytes")
         except TimeoutError:
-            await _pause(backoff, PeerGone(f"nothing arrived for {table.stall_s:g} s"), "download_interrupted", offset=have)
+            await pause(backoff, PeerGone(f"nothing arrived for {table.stall_s:g} s"), "download_interrupted", offset=have)
         except (TransferError, IdentityError) as error:
-            await _pause(backoff, error, "download_interrupted", offset=have)
+            await pause(backoff, error, "download_interrupted", offset=have)
     if running.digest() != digest:
         raise Corrupted(f"{length} bytes arrived, but their SHA-256 is {running.hexdigest()}, not {digest.hex()}")
     return body
@@ -137,21 +137,6 @@ def statement_of(assignment: TaskAssignment, client_id: str, parcel: Parcel) -> 
         payload_kind=parcel.kind,
         payload_length=parcel.length,
         payload_digest=parcel.digest,
-    )
-
-
-def manifest_of(statement: UploadStatement) -> Manifest:
-    """The statement as it travels."""
-    return Manifest(
-        protocol_version=statement.protocol_version,
-        federation=statement.federation,
-        plan_digest=statement.plan_digest,
-        task=TaskId(run=statement.run, round=statement.round, attempt=statement.attempt, nonce=statement.nonce),
-        client_id=statement.client_id,
-        base_digest=statement.base_digest,
-        payload_kind=statement.payload_kind,
-        payload_length=statement.payload_length,
-        payload_digest=statement.payload_digest,
     )
 
 
@@ -200,18 +185,18 @@ class Upload:
                     offset = found.offset
                 return await self._send(offset)
             except TimeoutError:
-                await _pause(backoff, PeerGone(f"nothing moved for {self._table.stall_s:g} s"), "upload_interrupted")
+                await pause(backoff, PeerGone(f"nothing moved for {self._table.stall_s:g} s"), "upload_interrupted")
             except (Conflicting, Corrupted) as error:
                 damaged += 1
                 if damaged > FRESH_STARTS:
                     raise
-                await _pause(backoff, error, "upload_damaged", fresh_start=damaged)
+                await pause(backoff, error, "upload_damaged", fresh_start=damaged)
                 offset, resume = 0, False
                 continue
             except BadSignature:
                 raise
             except (TransferError, IdentityError) as error:
-                await _pause(backoff, error, "upload_interrupted", gap=isinstance(error, BeyondOffset))
+                await pause(backoff, error, "upload_interrupted", gap=isinstance(error, BeyondOffset))
             resume = True
 
     async def _send(self, offset: int) -> Receipt:
@@ -252,7 +237,8 @@ class Upload:
             raise WrongShape("the receipt names another task or other bytes than were sent")
 
 
-async def _pause(backoff: Backoff, error: FlError, what: str, **fields: object) -> None:
+async def pause(backoff: Backoff, error: FlError, what: str, **fields: object) -> None:
+    """Log the interruption `what` and wait as `backoff` says."""
     wait = backoff.after(error)
     event(log, logging.INFO, what, code=error.code, reason=peer_text(error.message), wait_s=round(wait, 2), **fields)
     await asyncio.sleep(wait)

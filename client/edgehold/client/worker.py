@@ -6,13 +6,23 @@ Everything heavy is imported here and only when a task asks for it, so that an i
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
 from edgehold.client.config import ClientConfig, call
-from edgehold.core.contract import ClientSide, Codec, Facts, Method, Needs, Payload, PrivateClientSide
-from edgehold.core.errors import ConfigError, FlError, JournalError, WrongShape
+from edgehold.core.contract import (
+    ClientSide,
+    Codec,
+    Container,
+    Facts,
+    Method,
+    Needs,
+    Payload,
+    PeerClientSide,
+    PrivateClientSide,
+)
+from edgehold.core.errors import ConfigError, FlError, JournalError, RejectedUpdate, WrongShape
 from edgehold.core.privacy.events import Event
 from edgehold.core.task import Task
 from edgehold.core.vectors import Bytes
@@ -83,6 +93,21 @@ class Trained:
     facts: Facts
 
 
+@dataclass(slots=True)
+class Begun:
+    """A round between its two halves. listing: sender -> digest; chosen: whose letters the method wants; sent: those read."""
+
+    assignment: TaskAssignment
+    codec: Codec[Any, Any]
+    task: Task
+    order: Any
+    state: Any
+    rng: Any
+    listing: dict[str, bytes] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
+    sent: dict[str, Any] = field(default_factory=dict)
+
+
 class Workbench:
     """The tasks and method halves of one client, each made once. Every method blocks: call it in the training thread."""
 
@@ -123,9 +148,15 @@ class Workbench:
 
         What a private method is about to release is charged before any noise is drawn; what `charge` raises ends the round.
         """
-        from edgehold.core.streams import client_stream, new_state_stream
+        return self.finish(self.begin(assignment, body, local, cancelled), cancelled, charge)
 
-        codec, side, honest = self._side(assignment.method)
+    def begin(
+        self, assignment: TaskAssignment, body: bytes | memoryview, local: bytes | None, cancelled: threading.Event
+    ) -> "Begun":
+        """The first half of a round, up to where a method with peers says whose letters it wants."""
+        from edgehold.core.streams import client_stream
+
+        codec, side, _ = self._side(assignment.method)
         task = self.task(assignment.task)
         order = codec.decode_order(Payload(assignment.header, Bytes(body)), task.schema)
         where = assignment.id
@@ -133,14 +164,48 @@ class Workbench:
         if cancelled.is_set():
             raise Cancelled
         state = self._guard(lambda: side.begin(order, task, rng) if local is None else side.load(local))
+        begun = Begun(assignment, codec, task, order, state, rng)
+        if self.needs(assignment.method).peers:
+            peers = cast(PeerClientSide[Any, Any, Any], side)
+            begun.listing = dict(order.listing)
+            begun.chosen = tuple(self._guard(lambda: peers.choose(order, state, task, rng)))
+            if unlisted := set(begun.chosen) - begun.listing.keys():
+                raise WrongShape(f"the method chose {sorted(unlisted)[:3]}, whom its order does not list")
+        return begun
+
+    def decode(self, begun: "Begun", letters: Mapping[str, bytes]) -> dict[str, RejectedUpdate]:
+        """Read letters by the method's law; returns why some of them break it. The others are what the method receives."""
+        refused = {}
+        for sender in sorted(letters):
+            try:
+                begun.sent[sender] = begun.codec.decode_update(Container.split(Bytes(letters[sender])), begun.task.schema)
+            except RejectedUpdate as error:
+                refused[sender] = error
+        return refused
+
+    def finish(self, begun: "Begun", cancelled: threading.Event, charge: Charge) -> Trained:
+        """The other half of a round, with the letters that could be had."""
+        from edgehold.core.streams import new_state_stream
+
+        assignment, where = begun.assignment, begun.assignment.id
+        codec, side, honest = self._side(assignment.method)
+        order, task, rng = begun.order, begun.task, begun.rng
+        needs = self.needs(assignment.method)
+
+        def received(state: Any, rng: Any) -> Any:
+            return cast(PeerClientSide[Any, Any, Any], side).receive(order, state, begun.sent, task, rng)
+
         if cancelled.is_set():
             raise Cancelled
-        if self.needs(assignment.method).charges:
+        state = self._guard(lambda: received(begun.state, rng)) if needs.peers else begun.state
+        if needs.charges:
             # The honest half says what it costs, whatever an adversary around it would say.
             private = cast(PrivateClientSide[Any, Any, Any], honest)
             if not charge(self._guard(lambda: private.charges(order, state, task))):
                 anew = new_state_stream(order.seed, where.run, where.round, where.attempt, self._client_id)
                 state = self._guard(lambda: side.begin(order, task, anew))
+                if needs.peers:
+                    state = self._guard(lambda: received(state, anew))
                 if not charge(self._guard(lambda: private.charges(order, state, task))):
                     raise JournalError("a fresh local state does not fit the privacy ledger; nothing was released")
         state, update, facts = self._guard(lambda: side.work(order, state, task, rng))

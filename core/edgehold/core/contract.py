@@ -124,6 +124,21 @@ class PeerClientSide(ClientSide[OrderIn, Local, Update], Protocol[OrderIn, Local
         """Local state after reading those of the chosen updates that could be had, by sender. Followed by `work`."""
 
 
+class PeerOrder(Protocol):
+    """What the order of a method with peers has beside its own."""
+
+    @property
+    def seed(self) -> int:
+        """Training seed of the run."""
+
+    @property
+    def listing(self) -> Mapping[str, bytes]:
+        """Sender -> SHA-256 of its whole update payload of the round before, as it travelled: the digest that it signed.
+
+        Empty in the first round.
+        """
+
+
 class ServerSide(Protocol[State, OrderOut, UpdateIn]):
     """The half that runs on the server."""
 

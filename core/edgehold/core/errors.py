@@ -179,6 +179,13 @@ class BadSignature(IdentityError):
     status = "UNAUTHENTICATED"
 
 
+class EquivocationError(FlError):
+    """One sender, one task, two different statements: somebody told different readers different things."""
+
+    code = "equivocation"
+    status = "DATA_LOSS"
+
+
 class ConfigError(FlError):
     """A plan, policy or configuration file asks for something impossible.
 

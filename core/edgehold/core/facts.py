@@ -32,6 +32,11 @@ _ALL = (
     Fact("epsilon_median", "", "Median over the run's admitted clients of the epsilon spent in it, at the plan's delta"),
     Fact("mae", "", "Mean absolute error of the global model on the operator's test records, in the unit of what is predicted"),
     Fact("nmsd_db", "dB", "Squared distance of the global model to a known solution over the square of the solution"),
+    Fact(
+        "heads_left_out",
+        "heads",
+        "Heads of the round that the next one does not list: too long a column, another round or listing",
+    ),
     Fact("own_accuracy", "share", "Share of a device's own test records that its personal model classifies correctly"),
     Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
     Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),

@@ -63,6 +63,16 @@ class PrivacyTable(Config, frozen=True, kw_only=True):
     masked: bool = False
 
 
+class PeersTable(Config, frozen=True, kw_only=True):
+    """[peers]: where devices get their peers' updates, for methods that read them.
+
+    "relay": from the sender where both sides offer that, else from the server, which keeps the updates of a round, sealed,
+    until the next one commits. "direct": from the sender alone; the server keeps none.
+    """
+
+    path: Literal["relay", "direct"] = "relay"
+
+
 class Plan(Config, frozen=True, kw_only=True):
     """A whole plan. method: the [method] table as found; `settings` is what it means."""
 
@@ -73,6 +83,7 @@ class Plan(Config, frozen=True, kw_only=True):
     weights: WeightTable = WeightTable()
     evaluation: EvaluationTable = EvaluationTable()
     privacy: PrivacyTable = PrivacyTable()
+    peers: PeersTable = PeersTable()
 
     @property
     def quorum(self) -> int:
@@ -111,6 +122,11 @@ def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "pla
             f"{source}: privacy.masked = true, but method {name!r} with these settings needs single updates; "
             "set privacy.masked = false or choose a method whose updates can be summed blindly",
             field="privacy.masked",
+        )
+    if plan.peers.path == "direct" and not method.needs(settings).peers:
+        raise ConfigError(
+            f'{source}: peers.path = "direct", but devices of method {name!r} do not read each other; drop the [peers] table',
+            field="peers.path",
         )
     try:
         # Every round must be computable with the fewest updates that may close it.

@@ -13,6 +13,7 @@ from edgehold.core.task import Task
 from edgehold.core.vectors import FloatArray, Schema
 
 METHODS: Mapping[str, str] = {
+    "bristle": "edgehold.defenses.bristle",
     "dp_ef_sgd": "edgehold.defenses.dp_ef_sgd",
     "dp_fedavg": "edgehold.defenses.baselines.dp_fedavg",
     "dp_sgd": "edgehold.defenses.baselines.dp_sgd",

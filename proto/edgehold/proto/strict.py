@@ -17,6 +17,8 @@ TEXT_LIMIT = 256
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
+ADDRESS = re.compile(r"([A-Za-z0-9.-]{1,200}|\[[0-9a-fA-F:.]{2,45}\]):([0-9]{1,5})")
+
 M = TypeVar("M", bound=Message)
 
 
@@ -54,6 +56,14 @@ def text(value: str, what: str) -> str:
     size = len(value.encode())
     if size > TEXT_LIMIT:
         raise TooLarge(f"{what} of {size} bytes; at most {TEXT_LIMIT} are accepted")
+    return value
+
+
+def host_port(value: str, what: str) -> str:
+    """`value` when it is host:port, with an IPv6 host in brackets and a port from 1 to 65535."""
+    found = ADDRESS.fullmatch(value)
+    if found is None or not 1 <= int(found[2]) <= 65535:
+        raise WrongShape(f"{what} {value[:64]!r} is not host:port")
     return value
 
 

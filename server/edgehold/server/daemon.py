@@ -22,7 +22,9 @@ from edgehold.core import keys
 from edgehold.core.errors import ConfigError, JournalError
 from edgehold.core.identity import Role
 from edgehold.core.privacy.ledger import Limit
+from edgehold.proto import listen
 from edgehold.proto.channel import options
+from edgehold.proto.rpc import service
 from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
 from edgehold.server.config import ServerConfig, keys_folder
@@ -41,13 +43,11 @@ from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.store.blobs import BlobStore
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.spool import RoundKeys
-from edgehold.server.wire import listen
 from edgehold.server.wire.admin import AdminService
 from edgehold.server.wire.control import ControlService
 from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.wire.gate import Doorman, RefusalLog, background
 from edgehold.server.wire.mailbox import MailboxService
-from edgehold.server.wire.rpc import service
 from edgehold.server.wire.transfer import TransferService
 
 log = logging.getLogger("edgehold.server")
@@ -191,7 +191,7 @@ class Daemon:
             [
                 service(_CONTROL, control, clients),
                 service(_TRANSFER, transfer, clients),
-                service(_MAILBOX, MailboxService(floor.roster, floor.board, floor.admission), clients),
+                service(_MAILBOX, MailboxService(floor.roster, floor.board, floor.sessions), clients),
                 service(_ADMIN, admin, operators),
                 self._health_handler(),
             ],

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64gehold/proto/v1/control.proto\x12\x11\x65\x64gehold.proto.v1\"d\n\x0e\x43onnectRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x12\x10\n\x08software\x18\x04 \x01(\t\"\x8d\x02\n\x0f\x43onnectResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.edgehold.proto.v1.WelcomeH\x00\x12\x31\n\x04task\x18\x02 \x01(\x0b\x32!.edgehold.proto.v1.TaskAssignmentH\x00\x12\x35\n\tcancelled\x18\x03 \x01(\x0b\x32 .edgehold.proto.v1.TaskCancelledH\x00\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x17.edgehold.proto.v1.WaitH\x00\x12/\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x1b.edgehold.proto.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"K\n\x07Welcome\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\x12\n\nboot_epoch\x18\x03 \x01(\x04\"D\n\x06TaskId\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05nonce\x18\x04 \x01(\x0c\"\xf7\x02\n\x0eTaskAssignment\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x13\n\x0bplan_digest\x18\x04 \x01(\x0c\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0e\n\x06header\x18\x07 \x01(\x0c\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\x0c\x12\x13\n\x0b\x62\x61se_length\x18\t \x01(\x04\x12\x15\n\rroster_digest\x18\n \x01(\x0c\x12\x12\n\ndeadline_s\x18\x0b \x01(\x01\x12\x15\n\rschema_digest\x18\x0c \x01(\x0c\x12\x0e\n\x06masked\x18\r \x01(\x08\x12\x11\n\tsignature\x18\x0e \x01(\x0c\x12\x13\n\x0binline_body\x18\x0f \x01(\x0c\x12\x14\n\x0cledger_lines\x18\x10 \x01(\x04\x12\x13\n\x0bledger_hash\x18\x11 \x01(\x0c\"F\n\rTaskCancelled\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x17\n\x04Wait\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\"%\n\x08\x44raining\x12\x19\n\x11reconnect_after_s\x18\x01 \x01(\x01\"U\n\x0e\x44\x65\x63lineRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x11\n\x0f\x44\x65\x63lineResponse\"x\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\x12\x17\n\x0f\x65xpected_offset\x18\x04 \x01(\x04\x12\x1a\n\x12supported_versions\x18\x05 \x03(\r2\xb6\x01\n\x0e\x43ontrolService\x12R\n\x07\x43onnect\x12!.edgehold.proto.v1.ConnectRequest\x1a\".edgehold.proto.v1.ConnectResponse0\x01\x12P\n\x07\x44\x65\x63line\x12!.edgehold.proto.v1.DeclineRequest\x1a\".edgehold.proto.v1.DeclineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64gehold/proto/v1/control.proto\x12\x11\x65\x64gehold.proto.v1\"z\n\x0e\x43onnectRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x12\x10\n\x08software\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\"\x8d\x02\n\x0f\x43onnectResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.edgehold.proto.v1.WelcomeH\x00\x12\x31\n\x04task\x18\x02 \x01(\x0b\x32!.edgehold.proto.v1.TaskAssignmentH\x00\x12\x35\n\tcancelled\x18\x03 \x01(\x0b\x32 .edgehold.proto.v1.TaskCancelledH\x00\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x17.edgehold.proto.v1.WaitH\x00\x12/\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x1b.edgehold.proto.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"K\n\x07Welcome\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\x12\n\nboot_epoch\x18\x03 \x01(\x04\"D\n\x06TaskId\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05nonce\x18\x04 \x01(\x0c\"\xf7\x02\n\x0eTaskAssignment\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x13\n\x0bplan_digest\x18\x04 \x01(\x0c\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0e\n\x06header\x18\x07 \x01(\x0c\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\x0c\x12\x13\n\x0b\x62\x61se_length\x18\t \x01(\x04\x12\x15\n\rroster_digest\x18\n \x01(\x0c\x12\x12\n\ndeadline_s\x18\x0b \x01(\x01\x12\x15\n\rschema_digest\x18\x0c \x01(\x0c\x12\x0e\n\x06masked\x18\r \x01(\x08\x12\x11\n\tsignature\x18\x0e \x01(\x0c\x12\x13\n\x0binline_body\x18\x0f \x01(\x0c\x12\x14\n\x0cledger_lines\x18\x10 \x01(\x04\x12\x13\n\x0bledger_hash\x18\x11 \x01(\x0c\"F\n\rTaskCancelled\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x17\n\x04Wait\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\"%\n\x08\x44raining\x12\x19\n\x11reconnect_after_s\x18\x01 \x01(\x01\"U\n\x0e\x44\x65\x63lineRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x11\n\x0f\x44\x65\x63lineResponse\"x\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\x12\x17\n\x0f\x65xpected_offset\x18\x04 \x01(\x04\x12\x1a\n\x12supported_versions\x18\x05 \x03(\r2\xb6\x01\n\x0e\x43ontrolService\x12R\n\x07\x43onnect\x12!.edgehold.proto.v1.ConnectRequest\x1a\".edgehold.proto.v1.ConnectResponse0\x01\x12P\n\x07\x44\x65\x63line\x12!.edgehold.proto.v1.DeclineRequest\x1a\".edgehold.proto.v1.DeclineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgehold.proto.v1.control_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONNECTREQUEST']._serialized_start=54
-  _globals['_CONNECTREQUEST']._serialized_end=154
-  _globals['_CONNECTRESPONSE']._serialized_start=157
-  _globals['_CONNECTRESPONSE']._serialized_end=426
-  _globals['_WELCOME']._serialized_start=428
-  _globals['_WELCOME']._serialized_end=503
-  _globals['_TASKID']._serialized_start=505
-  _globals['_TASKID']._serialized_end=573
-  _globals['_TASKASSIGNMENT']._serialized_start=576
-  _globals['_TASKASSIGNMENT']._serialized_end=951
-  _globals['_TASKCANCELLED']._serialized_start=953
-  _globals['_TASKCANCELLED']._serialized_end=1023
-  _globals['_WAIT']._serialized_start=1025
-  _globals['_WAIT']._serialized_end=1048
-  _globals['_DRAINING']._serialized_start=1050
-  _globals['_DRAINING']._serialized_end=1087
-  _globals['_DECLINEREQUEST']._serialized_start=1089
-  _globals['_DECLINEREQUEST']._serialized_end=1174
-  _globals['_DECLINERESPONSE']._serialized_start=1176
-  _globals['_DECLINERESPONSE']._serialized_end=1193
-  _globals['_ERRORDETAIL']._serialized_start=1195
-  _globals['_ERRORDETAIL']._serialized_end=1315
-  _globals['_CONTROLSERVICE']._serialized_start=1318
-  _globals['_CONTROLSERVICE']._serialized_end=1500
+  _globals['_CONNECTREQUEST']._serialized_end=176
+  _globals['_CONNECTRESPONSE']._serialized_start=179
+  _globals['_CONNECTRESPONSE']._serialized_end=448
+  _globals['_WELCOME']._serialized_start=450
+  _globals['_WELCOME']._serialized_end=525
+  _globals['_TASKID']._serialized_start=527
+  _globals['_TASKID']._serialized_end=595
+  _globals['_TASKASSIGNMENT']._serialized_start=598
+  _globals['_TASKASSIGNMENT']._serialized_end=973
+  _globals['_TASKCANCELLED']._serialized_start=975
+  _globals['_TASKCANCELLED']._serialized_end=1045
+  _globals['_WAIT']._serialized_start=1047
+  _globals['_WAIT']._serialized_end=1070
+  _globals['_DRAINING']._serialized_start=1072
+  _globals['_DRAINING']._serialized_end=1109
+  _globals['_DECLINEREQUEST']._serialized_start=1111
+  _globals['_DECLINEREQUEST']._serialized_end=1196
+  _globals['_DECLINERESPONSE']._serialized_start=1198
+  _globals['_DECLINERESPONSE']._serialized_end=1215
+  _globals['_ERRORDETAIL']._serialized_start=1217
+  _globals['_ERRORDETAIL']._serialized_end=1337
+  _globals['_CONTROLSERVICE']._serialized_start=1340
+  _globals['_CONTROLSERVICE']._serialized_end=1522
 # @@protoc_insertion_point(module_scope)

@@ -26,12 +26,15 @@ class ConnectRequest(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     SIGNING_KEY_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     client_id: _builtins.str
     """Must equal the name in the certificate; the certificate alone is the identity."""
     signing_key: _builtins.bytes
     """Ed25519 public key (32 bytes); its SHA-256 must equal the fingerprint in the certificate."""
     software: _builtins.str
+    peer_address: _builtins.str
+    """host:port at which peers may read this device's updates; empty where its owner does not offer that."""
     def __init__(
         self,
         *,
@@ -39,10 +42,11 @@ class ConnectRequest(_message.Message):
         client_id: _builtins.str = ...,
         signing_key: _builtins.bytes = ...,
         software: _builtins.str = ...,
+        peer_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "protocol_version", b"protocol_version", "signing_key", b"signing_key", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "peer_address", b"peer_address", "protocol_version", b"protocol_version", "signing_key", b"signing_key", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,21 +26,25 @@ from edgehold.proto.v1 import control_pb2 as edgehold_dot_proto_dot_v1_dot_contr
 from edgehold.proto.v1 import transfer_pb2 as edgehold_dot_proto_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64gehold/proto/v1/mailbox.proto\x12\x11\x65\x64gehold.proto.v1\x1a\x1f\x65\x64gehold/proto/v1/control.proto\x1a edgehold/proto/v1/transfer.proto\"]\n\x0bPostRequest\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x0e\n\x0cPostResponse\"7\n\x0c\x46\x65tchRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\"t\n\rFetchResponse\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x32\xa7\x01\n\x0eMailboxService\x12G\n\x04Post\x12\x1e.edgehold.proto.v1.PostRequest\x1a\x1f.edgehold.proto.v1.PostResponse\x12L\n\x05\x46\x65tch\x12\x1f.edgehold.proto.v1.FetchRequest\x1a .edgehold.proto.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64gehold/proto/v1/mailbox.proto\x12\x11\x65\x64gehold.proto.v1\x1a\x1f\x65\x64gehold/proto/v1/control.proto\x1a edgehold/proto/v1/transfer.proto\"x\n\nLetterhead\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.edgehold.proto.v1.Manifest\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\"G\n\x0b\x46indRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x0f\n\x07senders\x18\x02 \x03(\t\"K\n\x0c\x46indResponse\x12*\n\x07senders\x18\x01 \x03(\x0b\x32\x19.edgehold.proto.v1.Sender\x12\x0f\n\x07relayed\x18\x02 \x01(\x08\"F\n\x06Sender\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.Letterhead\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"X\n\x0c\x46\x65tchRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x0f\n\x07senders\x18\x02 \x03(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"Z\n\rFetchResponse\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.edgehold.proto.v1.Letterhead\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\xa7\x01\n\x0eMailboxService\x12G\n\x04\x46ind\x12\x1e.edgehold.proto.v1.FindRequest\x1a\x1f.edgehold.proto.v1.FindResponse\x12L\n\x05\x46\x65tch\x12\x1f.edgehold.proto.v1.FetchRequest\x1a .edgehold.proto.v1.FetchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgehold.proto.v1.mailbox_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POSTREQUEST']._serialized_start=121
-  _globals['_POSTREQUEST']._serialized_end=214
-  _globals['_POSTRESPONSE']._serialized_start=216
-  _globals['_POSTRESPONSE']._serialized_end=230
-  _globals['_FETCHREQUEST']._serialized_start=232
-  _globals['_FETCHREQUEST']._serialized_end=287
-  _globals['_FETCHRESPONSE']._serialized_start=289
-  _globals['_FETCHRESPONSE']._serialized_end=405
-  _globals['_MAILBOXSERVICE']._serialized_start=408
-  _globals['_MAILBOXSERVICE']._serialized_end=575
+  _globals['_LETTERHEAD']._serialized_start=121
+  _globals['_LETTERHEAD']._serialized_end=241
+  _globals['_FINDREQUEST']._serialized_start=243
+  _globals['_FINDREQUEST']._serialized_end=314
+  _globals['_FINDRESPONSE']._serialized_start=316
+  _globals['_FINDRESPONSE']._serialized_end=391
+  _globals['_SENDER']._serialized_start=393
+  _globals['_SENDER']._serialized_end=463
+  _globals['_FETCHREQUEST']._serialized_start=465
+  _globals['_FETCHREQUEST']._serialized_end=553
+  _globals['_FETCHRESPONSE']._serialized_start=555
+  _globals['_FETCHRESPONSE']._serialized_end=645
+  _globals['_MAILBOXSERVICE']._serialized_start=648
+  _globals['_MAILBOXSERVICE']._serialized_end=815
 # @@protoc_insertion_point(module_scope)

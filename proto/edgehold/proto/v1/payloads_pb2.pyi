@@ -31,6 +31,7 @@ class TaskHeader(_message.Message):
     DP_EF_SGD_FIELD_NUMBER: _builtins.int
     HYPERFL_FIELD_NUMBER: _builtins.int
     ADMM_FIELD_NUMBER: _builtins.int
+    BRISTLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
@@ -43,6 +44,8 @@ class TaskHeader(_message.Message):
     def hyperfl(self) -> Global___HyperFlTask: ...
     @_builtins.property
     def admm(self) -> Global___AdmmTask: ...
+    @_builtins.property
+    def bristle(self) -> Global___BristleTask: ...
     def __init__(
         self,
         *,
@@ -52,12 +55,13 @@ class TaskHeader(_message.Message):
         dp_ef_sgd: Global___DpEfSgdTask | None = ...,
         hyperfl: Global___HyperFlTask | None = ...,
         admm: Global___AdmmTask | None = ...,
+        bristle: Global___BristleTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -73,6 +77,7 @@ class UpdateHeader(_message.Message):
     DP_EF_SGD_FIELD_NUMBER: _builtins.int
     HYPERFL_FIELD_NUMBER: _builtins.int
     ADMM_FIELD_NUMBER: _builtins.int
+    BRISTLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
@@ -85,6 +90,8 @@ class UpdateHeader(_message.Message):
     def hyperfl(self) -> Global___HyperFlUpdate: ...
     @_builtins.property
     def admm(self) -> Global___AdmmUpdate: ...
+    @_builtins.property
+    def bristle(self) -> Global___BristleUpdate: ...
     def __init__(
         self,
         *,
@@ -94,12 +101,13 @@ class UpdateHeader(_message.Message):
         dp_ef_sgd: Global___DpEfSgdUpdate | None = ...,
         hyperfl: Global___HyperFlUpdate | None = ...,
         admm: Global___AdmmUpdate | None = ...,
+        bristle: Global___BristleUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -586,3 +594,99 @@ class AdmmUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdmmUpdate: _TypeAlias = AdmmUpdate  # noqa: Y015
+
+@_typing.final
+class BristleTask(_message.Message):
+    """Body of the task: the listing of who sent what in the round before (a count in 4 bytes; for each sender in ascending order the
+    length of its id in one byte, the id, 32 bytes SHA-256 of its update payload), then 64 float32 for each of them, its sketch.
+    Body of the update: the sender's head, features by classes, float32, rows first. Peers read it in the next round.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    EXPLORE_FIELD_NUMBER: _builtins.int
+    INTEGRATOR_FIELD_NUMBER: _builtins.int
+    LIARS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Training seed of the run; the projection behind the sketches is drawn from it too."""
+    round: _builtins.int
+    """Counted from 1."""
+    before: _builtins.bytes
+    """SHA-256 of the listing that the orders of the round before carried."""
+    learning_rate: _builtins.float
+    weight_decay: _builtins.float
+    batch_size: _builtins.int
+    steps: _builtins.int
+    """Mini-batches per round."""
+    keep: _builtins.str
+    """"familiar" or "all"."""
+    shared: _builtins.int
+    """Classes on which a sender is judged."""
+    budget: _builtins.int
+    """Heads read per round, and how far from the own one they are drawn."""
+    explore: _builtins.float
+    integrator: _builtins.str
+    """"bristle"; the others are controls."""
+    liars: _builtins.int
+    base: _builtins.str
+    """"kept" or "trained"."""
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        round: _builtins.int = ...,
+        before: _builtins.bytes = ...,
+        learning_rate: _builtins.float = ...,
+        weight_decay: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        keep: _builtins.str = ...,
+        shared: _builtins.int = ...,
+        budget: _builtins.int = ...,
+        explore: _builtins.float = ...,
+        integrator: _builtins.str = ...,
+        liars: _builtins.int = ...,
+        base: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "batch_size", b"batch_size", "before", b"before", "budget", b"budget", "explore", b"explore", "integrator", b"integrator", "keep", b"keep", "learning_rate", b"learning_rate", "liars", b"liars", "round", b"round", "seed", b"seed", "shared", b"shared", "steps", b"steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BristleTask: _TypeAlias = BristleTask  # noqa: Y015
+
+@_typing.final
+class BristleUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """As in the task that is answered."""
+    seen: _builtins.bytes
+    """SHA-256 of the listing in that task."""
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        seen: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "seen", b"seen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BristleUpdate: _TypeAlias = BristleUpdate  # noqa: Y015

@@ -2,11 +2,13 @@
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
 from edgehold.core.contract import Payload
+from edgehold.defenses import registry
 from edgehold.server.engine.fleet import VirtualFleet
+from edgehold.server.engine.letters import Letters
 from edgehold.server.engine.pool import Pool
 from edgehold.server.engine.store import Store
 from edgehold.server.engine.work import Answer, Job, Setting, Workplace
@@ -25,6 +27,7 @@ class Hands:
         self._automatic = workers is None and isinstance(setting.tasks, VirtualFleet) and not setting.batch
         self._pool = Pool(setting, workers) if workers is not None and workers > 1 else None
         self._here = Workplace(setting) if self._pool is None else None
+        self._letters = Letters(store.letters()) if registry.method(setting.method).needs(None).peers else None
         # Local states after the round under way: a repeated attempt starts from the committed ones before it.
         self._pending: dict[str, bytes] = {}
 
@@ -40,7 +43,7 @@ class Hands:
             kept = {job.client: job.kept for job in jobs}
             place = self._pool or self._here
             assert place is not None
-            for answer in place.work(number, order, jobs):
+            for answer in place.work(number, order, jobs, self._letters.folder if self._letters else ""):
                 if answer.local is not None and answer.local != kept[answer.client]:
                     self._pending[answer.client] = answer.local
                 yield answer
@@ -49,6 +52,11 @@ class Hands:
         """Local states that changed in the round, for the store; the next round starts from them."""
         done, self._pending = self._pending, {}
         return done
+
+    def pass_on(self, letters: Mapping[str, bytes]) -> None:
+        """What was sent in the round that is over: the devices of the next one read it."""
+        if self._letters:
+            self._letters.replace(letters)
 
     def consider(self, seconds: float, rounds_left: int) -> None:
         """A round took so long: spread the rest over all cores if that pays. The results are the same bit for bit."""
@@ -68,3 +76,5 @@ class Hands:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._pool:
             self._pool.close()
+        if self._letters:
+            self._letters.close()

@@ -53,8 +53,8 @@ class Pool:
         self._order: Payload | None = None
         self._path = ""
 
-    def work(self, number: int, order: Payload, jobs: Sequence[Job]) -> Iterator[Answer]:
-        """Answers to one order of round `number`, as they come."""
+    def work(self, number: int, order: Payload, jobs: Sequence[Job], letters: str = "") -> Iterator[Answer]:
+        """Answers to one order of round `number`, as they come. letters: folder of what was sent in the round before."""
         if order is not self._order:
             self._order, self._path = order, self._publish(order)
         queues: list[deque[Job]] = [deque() for _ in self._links]
@@ -67,7 +67,7 @@ class Pool:
             queue = queues[worker] or max(queues, key=len)
             if queue:
                 bundle = [queue.popleft() for _ in range(min(self._bundle, len(queue)))]
-                self._links[worker].send((number, order.header, self._path, bundle))
+                self._links[worker].send((number, order.header, self._path, bundle, letters))
                 busy[self._links[worker]] = worker
 
         for worker in range(len(self._links)):
@@ -121,14 +121,14 @@ def _answer(link: Connection, packed: bytes) -> None:
     place: Workplace | None = None
     last, order = "", Payload(b"", Bytes(b""))
     while True:
-        number, header, path, bundle = link.recv()
+        number, header, path, bundle, letters = link.recv()
         try:
             if place is None:
                 place = Workplace(pickle.loads(packed))  # noqa: S301  (from the parent, over its own pipe)
             if path != last:
                 with open(path, "rb") as file:
                     last, order = path, Payload(header, Bytes(file.read()))
-            reply: list[Answer] | Exception = list(place.work(number, order, bundle))
+            reply: list[Answer] | Exception = list(place.work(number, order, bundle, letters))
         except FlError as error:
             reply = error
         except Exception as error:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from edgehold.core import streams
-from edgehold.core.contract import Adversary, Codec, Cohort, Facts, Payload, ServerSide, Weighted
+from edgehold.core.contract import Adversary, Codec, Cohort, Container, Facts, Payload, ServerSide, Weighted
 from edgehold.core.errors import ConfigError, FlError, RejectedUpdate
 from edgehold.core.plan import Plan
 from edgehold.core.rng import stream
@@ -78,7 +78,8 @@ def run(
             rounds.append(facts)
             seconds = time.monotonic() - began
             packed = server.pack(state) if store is not None else None
-            keep.commit(number, packed, facts, play.rejected, hands.settle(), seconds)
+            keep.commit(number, packed, facts, play.rejected, hands.settle(), seconds, play.letters)
+            hands.pass_on(play.letters)
             hands.consider(seconds, plan.run.rounds - number)
             if on_round:
                 on_round(number, facts)
@@ -100,6 +101,9 @@ class _Play:
         if conspiracy and not conspiracy.members <= set(available):
             raise FlError(f"conspirators {sorted(conspiracy.members - set(available))}, who are no clients of this run")
         self.rejected: Counter[str] = Counter()
+        # What was admitted in the newest round, as it travelled, where the devices of the next one read it.
+        self.letters: dict[str, bytes] = {}
+        self._peers = registry.method(str(plan.method["name"])).needs(None).peers
 
     def collect(self, number: int, state: Any, hands: Hands, shelf: Shelf) -> tuple[list[Weighted[Any]], Facts]:
         """Admitted updates in node order, after as many attempts as it takes."""
@@ -115,6 +119,7 @@ class _Play:
             order = travelled(self._codec.encode_order(self._server.open(state, Cohort(number, cohort))))
             waiting = [*first, *(spare for spare in cohort if spare not in set(first))]
             admitted: dict[str, Any] = {}
+            self.letters = {}
             up = batched = 0
             # Whoever is asked next only stands in for somebody rejected, so that as many are asked as are missing.
             while waiting and len(admitted) < size:
@@ -152,7 +157,7 @@ class _Play:
                 continue
             lies = answer.client in members
             up += 0 if lies else len(answer.header) + len(answer.body)
-            update = self._admit(shelf.put(answer.header, answer.body))
+            update = self._admit(answer.client, shelf.put(answer.header, answer.body))
             if update is not None:
                 (own if lies else found)[answer.client] = update
         if own and self._conspiracy:
@@ -160,15 +165,18 @@ class _Play:
             for client, lie in sorted({**own, **self._conspiracy.lie(view)}.items()):
                 sent = travelled(self._codec.encode_update(lie))
                 up += len(sent.header) + sent.body.size
-                update = self._admit(sent)
+                update = self._admit(client, sent)
                 if update is not None:
                     found[client] = update
         return found, up, batched
 
-    def _admit(self, sent: Payload) -> Any:
+    def _admit(self, client: str, sent: Payload) -> Any:
         """The update that `sent` carries; None when it breaks the method's law, which is counted."""
         try:
-            return self._codec.decode_update(sent, self._schema)
+            update = self._codec.decode_update(sent, self._schema)
+            if self._peers:
+                self.letters[client] = Container.prefix(sent) + bytes(sent.body.read(0, sent.body.size))
+            return update
         except RejectedUpdate as error:
             self.rejected[error.code] += 1
             return None

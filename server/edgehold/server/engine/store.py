@@ -1,7 +1,8 @@
 """A run at rest in one SQLite file: state and facts after each round, local states of the clients. Killed runs go on from it.
 
 Rounds are committed whole: whatever a killed process had done of the next round is done again, with the same numbers.
-Tables: about(key, value), rounds(number, facts, seconds) with facts as JSON, state(name, part, data), local(client, data).
+Tables: about(key, value), rounds(number, facts, seconds) with facts as JSON, state(name, part, data), local(client, data),
+letter(client, data): the updates of the last round, for methods whose devices read them in the next one.
 """
 
 import json
@@ -21,6 +22,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rounds (number INTEGER PRIMARY KEY, facts TEXT NOT NULL, seconds REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS state (name TEXT, part INTEGER, data BLOB NOT NULL, PRIMARY KEY (name, part));
+CREATE TABLE IF NOT EXISTS letter (client TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS local (client TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
@@ -78,15 +80,21 @@ class Store:
         row = self._db.execute("SELECT data FROM local WHERE client = ?", (client,)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def letters(self) -> dict[str, bytes]:
+        """The updates of the last committed round, by sender, for methods whose devices read them; else {}."""
+        return {client: bytes(data) for client, data in self._db.execute("SELECT client, data FROM letter")}
+
     def commit(
         self, number: int, packed: Packed | None, facts: Facts, rejected: Mapping[str, int], local: Mapping[str, bytes],
-        seconds: float,
+        seconds: float, letters: Mapping[str, bytes] | None = None,
     ) -> None:  # fmt: skip
         """One round, whole. packed: None keeps local states alone, for a run that nobody will resume."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO local VALUES (?, ?)", local.items())
             if packed is not None:
+                self._db.execute("DELETE FROM letter")
+                self._db.executemany("INSERT INTO letter VALUES (?, ?)", (letters or {}).items())
                 self._db.execute("DELETE FROM state")
                 for name, blob in packed.blobs.items():
                     for part, start in enumerate(range(0, max(blob.size, 1), _PART)):

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from edgehold.core import streams
-from edgehold.core.contract import Adversary, ClientSide, Payload
+from edgehold.core.contract import Adversary, ClientSide, Payload, PeerClientSide
 from edgehold.core.errors import FlError, RejectedUpdate
 from edgehold.core.task import Task
 from edgehold.core.vectors import Bytes
 from edgehold.defenses import registry
 from edgehold.server.engine import together
+from edgehold.server.engine.letters import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Workplace:
             raise FlError(f"adversaries for {unknown}, who are no clients of this run")
         self._setting = setting
         self._codec = registry.codec(setting.method)
+        self._peers = registry.method(setting.method).needs(None).peers
         # Halves are pure, so that all honest clients share one.
         self._honest = registry.client_side(setting.method)
         self._liars: dict[str, ClientSide[Any, Any, Any]] = {
@@ -64,21 +66,28 @@ class Workplace:
         self._order: Payload | None = None
         self._decoded: dict[bytes, Any] = {}
 
-    def work(self, number: int, order: Payload, jobs: Sequence[Job]) -> Iterator[Answer]:
-        """Answers to one order of round `number`, in the order of the jobs."""
+    def work(self, number: int, order: Payload, jobs: Sequence[Job], letters: str = "") -> Iterator[Answer]:
+        """Answers to one order of round `number`, in the order of the jobs. letters: folder of what was sent in the round
+        before, for methods whose devices read it.
+        """
         if order is not self._order:
             self._order, self._decoded = order, {}
-        trained = self._together(number, order, jobs) if self._setting.batch else {}
+        trained = self._together(number, order, jobs) if self._setting.batch and not self._peers else {}
         for job in jobs:
-            yield self._one(number, order, job, trained.get(job.client))
+            yield self._one(number, order, job, trained.get(job.client), letters)
 
-    def _one(self, number: int, order: Payload, job: Job, trained: "together.Trained | None") -> Answer:
+    def _one(self, number: int, order: Payload, job: Job, trained: "together.Trained | None", letters: str) -> Answer:
         task: Any = self._setting.tasks[job.client]
         local: bytes | None = None
         if trained is not None:
             task = together.Replay(task, trained)
         try:
             half, received, rng, state = self._begin(number, order, job, task)
+            if self._peers:
+                peers = cast(PeerClientSide[Any, Any, Any], half)
+                chosen = peers.choose(received, state, task, rng)
+                sent = read(letters, chosen, received.listing, self._codec, task.schema)
+                state = peers.receive(received, state, sent, task, rng)
             state, update, _ = half.work(received, state, task, rng)
             local = half.dump(state)
             answer = self._codec.encode_update(update)

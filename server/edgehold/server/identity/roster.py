@@ -57,6 +57,11 @@ class Roster:
         except KeyError:
             raise NotFound(f"no client {client!r} in the roster") from None
 
+    def is_active(self, client: str) -> bool:
+        """Whether there is such a member, and it may take part now."""
+        member = self._members.get(client)
+        return member is not None and member.state == "active"
+
     def require(self, identity: Identity) -> Member:
         """The active member a certificate belongs to, else `IdentityError`."""
         member = self._members.get(identity.name)

@@ -34,7 +34,9 @@ from edgehold.core.errors import (
     WrongShape,
 )
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS, UploadStatement
-from edgehold.proto.strict import CHUNK_LIMIT, exactly, name, text
+from edgehold.proto.statements import statement_of
+from edgehold.proto.strict import CHUNK_LIMIT
+from edgehold.proto.v1.mailbox_pb2 import Letterhead
 from edgehold.proto.v1.transfer_pb2 import Manifest, Receipt
 from edgehold.server.identity.roster import Member
 from edgehold.server.rounds.board import Board, OpenRound
@@ -67,25 +69,6 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def statement_of(manifest: Manifest) -> UploadStatement:
-    """The signed fields of a manifest, each of legal form; `WrongShape` names the one that is not."""
-    task = manifest.task
-    return UploadStatement(
-        manifest.protocol_version,
-        name(manifest.federation, "federation"),
-        exactly(manifest.plan_digest, 32, "plan digest"),
-        name(task.run, "run"),
-        task.round,
-        task.attempt,
-        exactly(task.nonce, 32, "nonce"),
-        name(manifest.client_id, "client id"),
-        exactly(manifest.base_digest, 32, "base digest"),
-        text(manifest.payload_kind, "payload kind"),
-        manifest.payload_length,
-        exactly(manifest.payload_digest, 32, "payload digest"),
-    )
-
-
 def _no_room(error: OSError) -> Exception:
     """What a client is told when the disk does not take its bytes; the error itself when that is no matter of the disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -98,6 +81,7 @@ class Upload:
     """An upload under way. generation: a newer stream of the same upload takes it over from an older one.
 
     lock: held while a thread may be working on the file. settled: admitted or given up; nothing more is taken.
+    head: what peers will read of it, where its method has them.
     """
 
     opened: OpenRound
@@ -105,6 +89,7 @@ class Upload:
     statement: UploadStatement
     manifest: Manifest
     file: SealedFile
+    head: Letterhead | None = None
     generation: int = 0
     settled: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -129,8 +114,11 @@ class Admission:
         self._min_free_share = min_free_share
         self._uploads: dict[bytes, Upload] = {}
 
-    def begin(self, member: Member, manifest: Manifest, signature: bytes) -> Upload | Receipt:
-        """The upload a signed manifest announces (new or interrupted), or the receipt it already has."""
+    def begin(self, member: Member, manifest: Manifest, signature: bytes, certificate: bytes = b"") -> Upload | Receipt:
+        """The upload a signed manifest announces (new or interrupted), or the receipt it already has.
+
+        certificate: the member's, PEM; where peers read the update, they are shown it.
+        """
         statement = self.vouch(member, manifest, signature)
         if receipt := self.receipt(member.id, manifest):
             return receipt
@@ -155,7 +143,12 @@ class Admission:
                 file = SealedFile(opened.folder / key.hex(), opened.key, key)
             except OSError as error:
                 raise _no_room(error) from None
-            upload = self._uploads[key] = Upload(opened, member.id, statement, manifest, file)
+            head = None
+            if opened.mail is not None:
+                head = Letterhead(
+                    manifest=manifest, signature=signature, signing_key=member.signing_key, certificate=certificate
+                )
+            upload = self._uploads[key] = Upload(opened, member.id, statement, manifest, file, head)
         return upload
 
     def vouch(self, member: Member, manifest: Manifest, signature: bytes) -> UploadStatement:
@@ -340,6 +333,8 @@ class Admission:
             "INSERT INTO receipts (run, round, attempt, client, upload, payload, length) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (*where, said.client_id, key, said.payload_digest, said.payload_length),
         )
+        if upload.head is not None:
+            records.write_letter(db, where, said.client_id, upload.head.SerializeToString())
         db.execute("UPDATE clients SET admitted = admitted + 1 WHERE id=?", (said.client_id,))
         return int(cursor.lastrowid)
 

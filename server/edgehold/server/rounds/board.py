@@ -19,7 +19,7 @@ from edgehold.server.store.spool import SealedFile
 class OpenRound:
     """One attempt at one round while updates come in. updates: client -> its sealed file and the
     update read from it. changed: set whenever the tally may decide anew.
-    rejected: clients whose update was refused. mail: messages between peers, for methods that have them.
+    rejected: clients whose update was refused. mail: the letters of the round before, for methods whose devices read them.
     """
 
     run: str
@@ -51,8 +51,6 @@ class OpenRound:
         """Let go of the files of the admitted updates."""
         for file, _ in self.updates.values():
             file.close()
-        if self.mail is not None:
-            self.mail.close()
 
     def wake(self) -> None:
         """Let the run look at its tally."""

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from edgehold.core import crashpoints
@@ -195,8 +196,12 @@ class Driver:
         model, text = file_blob(packed.blobs["model"]), records.pack(packed)
         crashpoints.reach("stored")
 
+        last = row.round == self.plan.run.rounds
+        relayed = self._opening.relays and not last
+
         def commit(db: Any) -> None:
             records.commit_round(db, row.key, model.digest, text, facts)
+            records.settle_letters(db, row.key, survivors, last, relayed)
             floor.journal.append_audit(
                 db, "round_committed", self.run, round=row.round, attempt=row.attempt, model=model.digest.hex(),
                 survivors=list(survivors),
@@ -205,7 +210,15 @@ class Driver:
         await floor.journal.write(commit)
         crashpoints.reach("commit_journaled")
         self._state = state
-        await self._sweep(row, opened)
+        if relayed:
+            # The next round's devices read what is sealed here; what the round before left has served its time.
+            await self._sweep(opened.mail.over if opened.mail else "", opened)
+            kept = {letter.upload.hex() for letter in records.letters(floor.journal, self.run)}
+            await asyncio.to_thread(_leave_only, kept, opened.folder)
+        else:
+            await self._sweep(row.name, opened)
+            if opened.mail and opened.mail.over:
+                await self._sweep(opened.mail.over, None)
         done = RoundRow(*row.key, "committed", row.nonce, row.selection, row.base, tuple(survivors), model.digest, text, facts)
         floor.metrics.round_committed(facts)
         self._tell(done)
@@ -223,18 +236,22 @@ class Driver:
         def change(db: Any) -> bool:
             if not records.abandon_round(db, row.key):
                 return False
+            records.forget_letters(db, row.key)
             self.floor.journal.append_audit(db, "round_abandoned", self.run, round=row.round, attempt=row.attempt, why=why)
             return True
 
         if not await self.floor.journal.write(change):
             # Its commit was already on the way when the run was stopped: it is over, one way or the other.
-            await self._sweep(row, opened)
+            live = records.live_rounds(self.floor.journal)
+            for name in (row.name, opened.mail.over if opened and opened.mail else ""):
+                if name not in live:
+                    await self._sweep(name, opened)
             return
         log.warning("run %s round %d attempt %d abandoned: %s", self.run, row.round, row.attempt, why)
         if opened:
             self.floor.board.take_down(opened)
             self._dismiss(opened, (), "the attempt was abandoned")
-        await self._sweep(row, opened)
+        await self._sweep(row.name, opened)
         self.floor.metrics.rounds_abandoned.inc()
         self._tell(RoundRow(*row.key, "abandoned", row.nonce, row.selection, row.base, None, None, None, {}))
 
@@ -242,14 +259,18 @@ class Driver:
         for client in opened.tally.selected - set(survivors):
             self.floor.sessions.send(client, ConnectResponse(cancelled=TaskCancelled(id=opened.id, reason=reason)))
 
-    async def _sweep(self, row: RoundRow, opened: OpenRound | None) -> None:
-        """Destroy the key first: from then on the spooled updates are noise. Deleting them takes the time of the next round."""
-        self.floor.keys.destroy(row.name)
+    async def _sweep(self, name: str, opened: OpenRound | None) -> None:
+        """Let go of a round. Its key goes first: from then on the spooled updates are noise. Deleting them takes the time of
+        the next round. name: of the round, "" for none; opened: the one that is over now.
+        """
         if opened:
             opened.close()
+        if not name:
+            return
+        self.floor.keys.destroy(name)
         if self._sweeping:
             await self._sweeping
-        folder = self.floor.spool / row.name
+        folder = self.floor.spool / name
         self._sweeping = asyncio.create_task(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     def _prune(self, row: RoundRow) -> None:
@@ -258,3 +279,10 @@ class Driver:
         if old >= 1:
             aged |= records.blob_digests(records.committed(self.floor.journal, self.run, old)[0].packed or "")
         self.floor.store.drop(aged - records.pinned(self.floor.journal, self.floor.keep_models))
+
+
+def _leave_only(names: set[str], folder: Path) -> None:
+    """Delete every other file: what came too late for a round is nobody's letter."""
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink(missing_ok=True)

@@ -33,6 +33,11 @@ class Opening:
     codec: Codec[Any, Any]
     needs: Needs
 
+    @property
+    def relays(self) -> bool:
+        """Whether the server keeps a round's updates for the devices of the next one."""
+        return self.needs.peers and self.plan.peers.path == "relay"
+
     def encode(self, order: Any) -> tuple[bytes, FileBlob]:
         """Header and stored body of an order."""
         payload = self.codec.encode_order(order)
@@ -48,9 +53,10 @@ class Opening:
         folder = floor.spool / row.name
         folder.mkdir(mode=0o700, exist_ok=True)
         tally = Tally(frozenset(row.selection), self.plan.cohort.size, self.plan.quorum)
+        mail = Mail.of(floor.journal, row.run, floor.keys, floor.spool, self.relays) if self.needs.peers else None
         opened = OpenRound(
             row.run, row.round, row.attempt, row.nonce, self.plan.digest, self.plan.run.task, base, self.schema,
-            self.codec, tally, key, folder, {}, mail=Mail(folder, key) if self.needs.peers else None,
+            self.codec, tally, key, folder, {}, mail=mail,
         )  # fmt: skip
         inline = base.read(0, base.size) if base.size <= INLINE_LIMIT else b""
         for client in row.selection:

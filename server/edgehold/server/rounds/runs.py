@@ -175,8 +175,7 @@ class Runs:
 
     def live_rounds(self) -> set[str]:
         """Names of the rounds whose keys and spools are still needed."""
-        rows = self._floor.journal.read("SELECT run, round, attempt FROM rounds WHERE state IN ('planned', 'open', 'closing')")
-        return {f"{run}.{number}.{attempt}" for run, number, attempt in rows}
+        return records.live_rounds(self._floor.journal)
 
     # ---- inside
 

@@ -9,10 +9,11 @@ QUEUE_LIMIT = 64
 
 
 class Session:
-    """One open control stream."""
+    """One open control stream. address: host:port at which the client's peers may read it, "" for nowhere."""
 
-    def __init__(self, client: str) -> None:
+    def __init__(self, client: str, address: str = "") -> None:
         self.client = client
+        self.address = address
         self._queue: asyncio.Queue[ConnectResponse | None] = asyncio.Queue(QUEUE_LIMIT)
 
     def send(self, event: ConnectResponse) -> None:
@@ -50,11 +51,11 @@ class Sessions:
         for listener in self._listeners:
             listener(client, connected)
 
-    def open(self, client: str) -> Session:
-        """A client connects; an older stream of it ends."""
+    def open(self, client: str, address: str = "") -> Session:
+        """A client connects; an older stream of it ends. address: of its listener for peers, "" for none."""
         if older := self._open.get(client):
             older.end()
-        session = self._open[client] = Session(client)
+        session = self._open[client] = Session(client, address)
         self._tell(client, True)
         return session
 
@@ -81,6 +82,11 @@ class Sessions:
             return False
         session.send(event)
         return True
+
+    def address(self, client: str) -> str:
+        """host:port of a connected client's listener for peers; "" for none."""
+        session = self._open.get(client)
+        return session.address if session else ""
 
     @property
     def connected(self) -> frozenset[str]:

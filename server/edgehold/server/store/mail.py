@@ -1,77 +1,62 @@
-"""Messages between the clients of one round: stored once, sealed, the same bytes for every reader.
+"""The letters of a run: the updates of its last committed round, which the devices of the next round read.
 
-A sender that could tell each reader something else would defeat methods in which peers judge each other; here it cannot,
-and each reader checks the sender's own signature, so neither can the server.
+The ordinary upload is the letter: its sealed file stays where it is in the spool of its round, with what its sender signed in
+the journal, until the next round commits. Every reader gets the same bytes, and checks the sender's own signature on them.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgehold.core.errors import Duplicate
-from edgehold.proto.v1.mailbox_pb2 import FetchResponse
-from edgehold.server.store.spool import SealedFile
+from edgehold.proto.v1.mailbox_pb2 import Letterhead
+from edgehold.server.store import records
+from edgehold.server.store.journal import Journal
+from edgehold.server.store.records import LetterRow
+from edgehold.server.store.spool import RoundKeys, SealedFile
 
-PREFIX = "mail-"
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One letter. file: its sealed bytes; None where they are not kept here, or lost with the round's key."""
+
+    head: Letterhead
+    length: int
+    _path: Path
+    _key: bytes | None
+    _upload: bytes
+
+    def open(self) -> SealedFile | None:
+        """The bytes, by a handle of the reader's own, which it closes; None when they are not here."""
+        if self._key is None or not self._path.exists():
+            return None
+        file = SealedFile(self._path, self._key, self._upload)
+        if file.size == self.length:
+            return file
+        file.close()
+        return None
 
 
 class Mail:
-    """The mail of one round. folder, key: of the round's spool; what is there already is taken up again."""
+    """What the devices of an open round may read. over: name of the round that the letters are of, "" without letters.
 
-    def __init__(self, folder: Path, key: bytes) -> None:
-        self._folder = folder
-        self._key = key
-        self._letters: dict[str, SealedFile] = {}
-        self._arrived = asyncio.Event()
-        self._closed = False
-        for path in sorted(folder.glob(f"{PREFIX}*")):
-            self._take(path.name.removeprefix(PREFIX))
+    relayed: whether the bytes are kept here; otherwise only what their senders signed is.
+    """
 
-    def _open(self, sender: str) -> SealedFile:
-        return SealedFile(self._folder / f"{PREFIX}{sender}", self._key, f"{PREFIX}{sender}".encode())
+    def __init__(self, letters: Mapping[str, Letter], over: str = "", relayed: bool = True) -> None:
+        self.letters = letters
+        self.over = over
+        self.relayed = relayed
 
-    def _take(self, sender: str) -> None:
-        """Take up a letter written before a restart; one that was cut short is dropped, its sender will post it again."""
-        file = self._open(sender)
-        length = int.from_bytes(file.read(0, 4), "little") if file.size >= 4 else -1
-        if file.size == 4 + length:
-            self._letters[sender] = file
-        else:
-            file.discard()
+    @classmethod
+    def of(cls, journal: Journal, run: str, keys: RoundKeys, spool: Path, relayed: bool) -> "Mail":
+        """The letters as the journal has them. relayed: what the plan says, where there are none yet."""
+        rows = records.letters(journal, run)
+        if not rows:
+            return cls({}, relayed=relayed)
+        over = records.name_of(rows[0].key)
+        key = keys.find(over) if rows[0].relayed else None
+        return cls({row.client: _letter(row, spool / over, key) for row in rows}, over, rows[0].relayed)
 
-    def post(self, sender: str, letter: FetchResponse) -> None:
-        """Store a sender's letter; `Duplicate` when it has another one here."""
-        if sender in self._letters:
-            if self.read(sender).manifest.payload_digest != letter.manifest.payload_digest:
-                raise Duplicate(f"{sender!r} has already sent its peers another message this round")
-            return
-        data = letter.SerializeToString()
-        file = self._open(sender)
-        file.append(len(data).to_bytes(4, "little") + data)
-        self._letters[sender] = file
-        self._arrived.set()
 
-    def read(self, sender: str) -> FetchResponse:
-        """A sender's letter."""
-        file = self._letters[sender]
-        return FetchResponse.FromString(file.read(4, file.size))
-
-    async def follow(self, expected: frozenset[str]) -> AsyncIterator[FetchResponse]:
-        """Every letter: those here in sender order, then each as it comes, until the expected have come or the round ends."""
-        told: set[str] = set()
-        while True:
-            self._arrived.clear()
-            for sender in sorted(self._letters.keys() - told):
-                told.add(sender)
-                yield self.read(sender)
-            if self._closed or told >= expected:
-                return
-            await self._arrived.wait()
-
-    def close(self) -> None:
-        """The round is over."""
-        self._closed = True
-        for file in self._letters.values():
-            file.close()
-        self._letters.clear()
-        self._arrived.set()
+def _letter(row: LetterRow, folder: Path, key: bytes | None) -> Letter:
+    return Letter(Letterhead.FromString(row.head), row.length, folder / row.upload.hex(), key, row.upload)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +14,12 @@ from edgehold.server.store.journal import Journal
 RUN_STATES = ("queued", "running", "stopped", "finished", "failed")
 
 Key: TypeAlias = tuple[str, int, int]
+
+
+def name_of(key: Key) -> str:
+    """Run, round and attempt as one name."""
+    run, number, attempt = key
+    return f"{run}.{number}.{attempt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class RoundRow:
     @property
     def name(self) -> str:
         """Run, round and attempt as one name: of the round key and of the spool folder."""
-        return f"{self.run}.{self.round}.{self.attempt}"
+        return name_of(self.key)
 
     def info(self) -> RoundInfo:
         """For operators."""
@@ -152,6 +158,64 @@ def receipts(journal: Journal, key: Key) -> dict[str, tuple[bytes, bytes]]:
     """Client -> (name of the upload, payload digest), for every receipt of an attempt."""
     rows = journal.read("SELECT client, upload, payload FROM receipts WHERE run=? AND round=? AND attempt=?", *key)
     return {client: (upload, payload) for client, upload, payload in rows}
+
+
+def write_letter(db: sqlite3.Connection, key: Key, client: str, head: bytes) -> None:
+    """An update that peers will read is admitted: what its sender signed stays beside its receipt."""
+    db.execute("INSERT INTO letters (run, round, attempt, client, head) VALUES (?, ?, ?, ?, ?)", (*key, client, head))
+
+
+def settle_letters(db: sqlite3.Connection, key: Key, survivors: Sequence[str], last: bool, relayed: bool) -> None:
+    """A round is committed: the run's letters are its survivors', and no others; none after the last round.
+
+    relayed: their bytes stay in the round's spool, so that its key outlives the round.
+    """
+    db.execute("DELETE FROM letters WHERE run=? AND NOT (round=? AND attempt=?)", key)
+    counted = set(() if last else survivors)
+    for (client,) in db.execute("SELECT client FROM letters WHERE run=?", key[:1]).fetchall():
+        if client not in counted:
+            db.execute("DELETE FROM letters WHERE run=? AND client=?", (key[0], client))
+    db.execute("UPDATE letters SET relayed=? WHERE run=?", (int(relayed), key[0]))
+
+
+def forget_letters(db: sqlite3.Connection, key: Key) -> None:
+    """An attempt is abandoned: nobody will read what was sent to it."""
+    db.execute("DELETE FROM letters WHERE run=? AND round=? AND attempt=?", key)
+
+
+@dataclass(frozen=True, slots=True)
+class LetterRow:
+    """A letter of the run's last committed round. upload: name of its file in that round's spool; head: serialized."""
+
+    client: str
+    key: Key
+    upload: bytes
+    length: int
+    head: bytes
+    relayed: bool
+
+
+def letters(journal: Journal, run: str) -> list[LetterRow]:
+    """The letters of the run's last committed round, by sender."""
+    rows = journal.read(
+        "SELECT client, round, attempt, upload, length, head, relayed FROM letters"
+        " JOIN receipts USING (run, round, attempt, client) JOIN rounds USING (run, round, attempt)"
+        " WHERE run=? AND state='committed' ORDER BY client",
+        run,
+    )
+    return [
+        LetterRow(client, (run, number, attempt), upload, length, head, bool(relayed))
+        for client, number, attempt, upload, length, head, relayed in rows
+    ]
+
+
+def live_rounds(journal: Journal) -> set[str]:
+    """Names of the rounds whose keys and spools are still needed: those under way, and those whose letters are relayed."""
+    rows = journal.read(
+        "SELECT run, round, attempt FROM rounds WHERE state IN ('planned', 'open', 'closing')"
+        " UNION SELECT run, round, attempt FROM letters WHERE relayed=1"
+    )
+    return {name_of((run, number, attempt)) for run, number, attempt in rows}
 
 
 def pack(packed: Packed) -> str:

@@ -9,12 +9,12 @@ from tempfile import NamedTemporaryFile
 
 from edgehold.core.errors import ConfigError, NotFound, WrongShape
 from edgehold.core.vectors import blocks
+from edgehold.proto.rpc import Caller
 from edgehold.proto.strict import name
 from edgehold.proto.v1 import admin_pb2 as pb
 from edgehold.server.rounds.floor import Floor
 from edgehold.server.rounds.runs import Runs
 from edgehold.server.store import records, weights_file
-from edgehold.server.wire.rpc import Caller
 
 
 class AdminService:

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from edgehold.core.errors import ERRORS, IdentityError, Stale, WrongShape
 from edgehold.core.logs import peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS
-from edgehold.proto.strict import exactly, name, text
+from edgehold.proto.rpc import Caller
+from edgehold.proto.strict import exactly, host_port, name, text
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, DeclineRequest, DeclineResponse, Welcome
 from edgehold.server.identity.roster import Roster
 from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.sessions import Sessions
-from edgehold.server.wire.rpc import Caller
 
 
 class ControlService:
@@ -45,8 +45,9 @@ class ControlService:
         text(request.software, "software")
         if name(request.client_id, "client id") != caller.identity.name:
             raise IdentityError(f"the message speaks for {request.client_id!r}, the certificate for {caller.name!r}")
+        address = host_port(request.peer_address, "peer address") if request.peer_address else ""
         await self._roster.introduce(caller.identity, exactly(request.signing_key, 32, "signing key"))
-        session = self._sessions.open(caller.name)
+        session = self._sessions.open(caller.name, address)
         try:
             yield self._welcome
             for opened in self._board.owed_by(caller.name):

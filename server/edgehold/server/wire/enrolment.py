@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from edgehold.core import keys
 from edgehold.core.errors import BadSignature, FlError, IdentityError, JournalError, RejectedUpdate, WrongShape
 from edgehold.core.identity import BACKDATE_S, Identity
+from edgehold.proto.listen import Tls, peer_identity, server_credentials, server_options, start
+from edgehold.proto.rpc import Caller, service
 from edgehold.proto.strict import exactly
 from edgehold.proto.strict import name as legal_name
 from edgehold.proto.v1 import enrolment_pb2 as pb
 from edgehold.server.identity.ca import LIFE_S, CertificateAuthority
 from edgehold.server.identity.tokens import EventLimit, Issued, Tokens
-from edgehold.server.wire.listen import Tls, peer_identity, server_credentials, server_options, start
-from edgehold.server.wire.rpc import Caller, service
 
 log = logging.getLogger("edgehold.server.wire.enrolment")
 

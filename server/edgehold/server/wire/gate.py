@@ -7,10 +7,10 @@ from typing import Any
 
 from edgehold.core.errors import Busy, Draining, FlError, IdentityError, JournalError, RejectedUpdate, Stale
 from edgehold.core.identity import Identity, Role, identity_of
+from edgehold.proto.rpc import Caller, Context, certificate_of
 from edgehold.server.identity.roster import Roster
 from edgehold.server.metrics import Metrics
 from edgehold.server.store.journal import Journal
-from edgehold.server.wire.rpc import Caller, Context
 
 _CACHE = 4096
 AUDITED_PER_SECOND = 20.0
@@ -66,7 +66,8 @@ class Doorman:
         try:
             if self._role is not None:
                 # The name first, so that a refusal is recorded under it.
-                caller.identity = self._identify(context)
+                caller.certificate = certificate_of(context)
+                caller.identity = self._identify(caller.certificate)
                 self._may_enter(caller.identity)
             if self.draining:
                 raise Draining("the server is starting or stopping; come back", retry_after_s=1.0)
@@ -77,11 +78,7 @@ class Doorman:
             raise
         return caller
 
-    def _identify(self, context: Context) -> Identity:
-        pems = context.auth_context().get("x509_pem_cert", ())
-        if not pems:
-            raise IdentityError("no certificate was presented")
-        pem: bytes = next(iter(pems))
+    def _identify(self, pem: bytes) -> Identity:
         identity = self._known.get(pem)
         if identity is None:
             identity = identity_of(pem)

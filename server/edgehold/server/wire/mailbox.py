@@ -1,63 +1,88 @@
-"""MailboxService: peers of a round read each other through the server."""
+"""MailboxService: the devices of a round read the updates of the round before, as their senders signed them."""
 
-import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from edgehold.core.errors import Corrupted, IdentityError, OutsideLaw, Stale, TooLarge, WrongShape
-from edgehold.proto.strict import CHUNK_LIMIT
+from edgehold.core.errors import IdentityError, NotFound, OutsideLaw, Stale, WrongShape
+from edgehold.proto.chunks import with_data
+from edgehold.proto.rpc import Caller
+from edgehold.proto.strict import CHUNK_LIMIT, name
 from edgehold.proto.v1.control_pb2 import TaskId
-from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, PostRequest, PostResponse
-from edgehold.server.identity.roster import Member, Roster
-from edgehold.server.rounds.admission import Admission
+from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, FindRequest, FindResponse, Sender
+from edgehold.server.identity.roster import Roster
+from edgehold.server.rounds.admission import offload
 from edgehold.server.rounds.board import Board, OpenRound
-from edgehold.server.store.mail import Mail
-from edgehold.server.wire.rpc import Caller
+from edgehold.server.rounds.sessions import Sessions
+from edgehold.server.store.mail import Letter, Mail
 
 
 class MailboxService:
-    """One signed message of at most 1 MiB per sender and round, for everybody in the cohort."""
+    """Letters for those who have a task of the round that reads them, and for nobody else."""
 
-    def __init__(self, roster: Roster, board: Board, admission: Admission) -> None:
+    def __init__(self, roster: Roster, board: Board, sessions: Sessions) -> None:
         self._roster = roster
         self._board = board
-        self._admission = admission
+        self._sessions = sessions
 
-    def _enter(self, caller: Caller, task: TaskId) -> tuple[Member, OpenRound, Mail]:
+    def _enter(self, caller: Caller, task: TaskId) -> tuple[OpenRound, Mail]:
         if caller.identity is None:
             raise IdentityError("the mailbox needs a client certificate")
         member, opened = self._roster.require(caller.identity), self._board.find(task)
         if member.id not in opened.tally.selected:
             raise Stale(f"run {opened.run!r} round {opened.round}: client {member.id!r} was not selected")
         if opened.mail is None:
-            raise OutsideLaw(f"run {opened.run!r}: its method has no messages between peers")
-        return member, opened, opened.mail
+            raise OutsideLaw(f"run {opened.run!r}: its method has no letters between devices")
+        return opened, opened.mail
 
-    async def post(self, request: PostRequest, caller: Caller) -> PostResponse:
-        """Store the caller's message for its peers."""
-        member, opened, mail = self._enter(caller, request.manifest.task)
-        statement = self._admission.vouch(member, request.manifest, request.signature)
-        self._admission.belongs(opened, statement)
-        kind = f"{opened.codec.kind}/peer"
-        if statement.payload_kind != kind:
-            raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {kind!r}")
-        if len(request.data) > CHUNK_LIMIT:
-            raise TooLarge(f"message of {len(request.data)} bytes; at most {CHUNK_LIMIT} are accepted")
-        if len(request.data) != statement.payload_length:
-            raise WrongShape(f"{len(request.data)} bytes arrived; {statement.payload_length} were declared")
-        if hashlib.sha256(request.data).digest() != statement.payload_digest:
-            raise Corrupted("the message does not match its declared digest", retry_after_s=0.0)
-        mail.post(
-            member.id,
-            FetchResponse(
-                manifest=request.manifest, signature=request.signature, signing_key=member.signing_key, data=request.data
-            ),
+    def _chosen(self, opened: OpenRound, mail: Mail, senders: Sequence[str]) -> dict[str, Letter]:
+        """The letters asked for, in that order; `NotFound` for a sender whose update did not count in the round before."""
+        if len(set(senders)) < len(senders):
+            raise WrongShape(f"{len(senders)} senders, some of them twice; name each once")
+        for sender in senders:
+            if name(sender, "sender") not in mail.letters:
+                raise NotFound(f"run {opened.run!r} round {opened.round}: no letter of {sender!r} from the round before")
+        return {sender: mail.letters[sender] for sender in senders}
+
+    async def find(self, request: FindRequest, caller: Caller) -> FindResponse:
+        """Letterheads, and addresses of those senders who are connected now and offer to be read directly."""
+        opened, mail = self._enter(caller, request.task)
+        found = self._chosen(opened, mail, request.senders)
+        return FindResponse(
+            senders=[Sender(head=one.head, address=self._address(sender)) for sender, one in found.items()],
+            relayed=mail.relayed,
         )
-        return PostResponse()
 
-    async def fetch(self, request: FetchRequest, caller: Caller) -> AsyncIterator[FetchResponse]:
-        """Every peer's message, each as it comes, until all have come or the round is over."""
-        member, opened, mail = self._enter(caller, request.task)
-        async for letter in mail.follow(opened.tally.selected):
-            if member.state != "active":
-                raise IdentityError(f"client {member.id!r} is {member.state}")
-            yield letter
+    def _address(self, sender: str) -> str:
+        return self._sessions.address(sender) if self._roster.is_active(sender) else ""
+
+    async def fetch(self, request: FetchRequest, caller: Caller) -> AsyncIterator[bytes]:
+        """The letters whose bytes are here, one after the other: serialized `FetchResponse`s."""
+        opened, mail = self._enter(caller, request.task)
+        chosen = self._chosen(opened, mail, request.senders)
+        if not mail.relayed:
+            raise NotFound(f"run {opened.run!r}: letters are not kept here; its plan has their senders asked")
+        start = request.offset
+        for sender, letter in chosen.items():
+            if start > letter.length:
+                raise WrongShape(f"offset {start}; the letter of {sender!r} has {letter.length} bytes")
+            async for message in self._letter(caller, request.task, letter, start):
+                opened.bytes_down += len(message)
+                yield message
+            start = 0
+
+    async def _letter(self, caller: Caller, task: TaskId, letter: Letter, start: int) -> AsyncIterator[bytes]:
+        file = letter.open()
+        if file is None:
+            return  # gone with the round's key; the reader goes on without it
+        try:
+            head, at = FetchResponse(head=letter.head, offset=start), start
+            while True:
+                # Before each chunk: who was shut out, and a round that is over, end the stream.
+                self._enter(caller, task)
+                stop = min(at + CHUNK_LIMIT, letter.length)
+                data = await offload(stop - at, file.read, at, stop)
+                yield with_data(head, data)
+                head, at = FetchResponse(offset=stop), stop
+                if at >= letter.length:
+                    return
+        finally:
+            file.close()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from edgehold.core.errors import IdentityError, Interrupted, PeerGone, Stale, WrongShape
 from edgehold.proto.chunks import with_data
+from edgehold.proto.rpc import Caller
 from edgehold.proto.strict import CHUNK_LIMIT, exactly
 from edgehold.proto.v1.transfer_pb2 import (
     DownloadRequest,
@@ -18,7 +19,6 @@ from edgehold.proto.v1.transfer_pb2 import (
 from edgehold.server.identity.roster import Member, Roster
 from edgehold.server.rounds.admission import Admission, Upload, offload
 from edgehold.server.rounds.board import Board
-from edgehold.server.wire.rpc import Caller
 
 PROGRESS_BYTES = 64 << 10
 PROGRESS_WINDOW_S = 20.0
@@ -60,7 +60,7 @@ class TransferService:
 
     async def resume(self, request: ResumeRequest, caller: Caller) -> ResumeResponse:
         """Where an interrupted upload stands."""
-        found = self._admission.begin(self._member(caller), request.manifest, request.signature)
+        found = self._admission.begin(self._member(caller), request.manifest, request.signature, caller.certificate)
         if isinstance(found, Receipt):
             return ResumeResponse(offset=request.manifest.payload_length, receipt=found)
         return ResumeResponse(offset=found.file.size)
@@ -72,7 +72,7 @@ class TransferService:
             raise PeerGone("the stream ended before its first message", retry_after_s=0.0)
         if not first.HasField("manifest"):
             raise WrongShape("the first message of an upload must carry its manifest and signature")
-        found = self._admission.begin(self._member(caller), first.manifest, first.signature)
+        found = self._admission.begin(self._member(caller), first.manifest, first.signature, caller.certificate)
         if isinstance(found, Receipt):
             return UploadResponse(receipt=found)
         if first.ledger_lines:

@@ -14,7 +14,7 @@ from edgehold.core.identity import Identity, identity_of
 from edgehold.core.keys import load_version
 from edgehold.proto.channel import options
 
-log = logging.getLogger("edgehold.server.wire.listen")
+log = logging.getLogger("edgehold.proto.listen")
 
 HANDSHAKE_S = 10
 SETTLE_S = 0.1

@@ -15,28 +15,36 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from edgehold.core.errors import FlError, JournalError
+from edgehold.core.errors import FlError, IdentityError, JournalError
 from edgehold.core.identity import Identity
 from edgehold.proto.status import DETAIL_KEY, detail_of, status_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, CONTROL_LIMIT, decode
 
-log = logging.getLogger("edgehold.server.wire.rpc")
+log = logging.getLogger("edgehold.proto.rpc")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(slots=True)
 class Caller:
-    """Who calls. identity is None on a listener without client certificates."""
+    """Who calls. identity is None on a listener without client certificates; certificate: the one it shows, PEM."""
 
     identity: Identity | None
     peer: str
     context: Context = field(repr=False)
+    certificate: bytes = field(default=b"", repr=False)
 
     @property
     def name(self) -> str:
         """The caller's name for logs and audit lines."""
         return self.identity.name if self.identity else "-"
+
+
+def certificate_of(context: Context) -> bytes:
+    """The certificate, PEM, that the handshake verified; `IdentityError` when there was none."""
+    for pem in context.auth_context().get("x509_pem_cert", ()):
+        return bytes(pem)
+    raise IdentityError("no certificate was presented")
 
 
 class Gate(Protocol):
@@ -53,7 +61,7 @@ class Gate(Protocol):
 
 
 # Messages that carry a chunk may be as large as one; all others are control messages.
-_CHUNKED = {"UploadRequest", "PostRequest", "SubmitRunRequest"}
+_CHUNKED = {"UploadRequest", "SubmitRunRequest"}
 
 
 def service(descriptor: ServiceDescriptor, implementation: object, gate: Gate) -> grpc.GenericRpcHandler:
