@@ -14,11 +14,11 @@ from edgehold.core.vectors import FloatArray, Vector
 from edgehold.defenses.bristle import listing
 from edgehold.defenses.bristle.codec import payload_digest
 from edgehold.defenses.bristle.controls import CONTROLS
-from edgehold.defenses.bristle.integrate import Ints, centred, integrate
+from edgehold.defenses.bristle.integrate import Floats, Ints, centred, integrate
 from edgehold.defenses.bristle.keep import dump, load
 from edgehold.defenses.bristle.prioritise import choose
 from edgehold.defenses.bristle.sketch import sketch
-from edgehold.defenses.bristle.state import Local, Order, Update, head_shape
+from edgehold.defenses.bristle.state import Local, Order, Training, Update, head_shape
 from edgehold.defenses.bristle.training import trained
 
 
@@ -49,7 +49,7 @@ class BristleClient:
         ]  # fmt: skip
         if not others:
             return ()
-        mine = sketch(_base(order, local), order.seed).astype(np.float64)
+        mine = sketch(base_of(order.training, local), order.seed).astype(np.float64)
         theirs = order.sketches[[place for place, _ in others]].astype(np.float64)
         apart = np.sqrt(np.add.reduce((theirs - mine) ** 2, axis=1))
         return tuple(others[at][1] for at in choose(apart, order.training.budget, order.training.explore, rng))
@@ -66,13 +66,7 @@ class BristleClient:
         device, how = device_of(task), order.training
         _fits(local, device.shape)
         heads = np.array([sent[sender].head.whole().reshape(device.shape) for sender in sorted(sent)], dtype=np.float64)
-        base = _base(order, local).astype(np.float64)
-        if how.integrator == "bristle":
-            held = _judges(device)
-            found = integrate(base, heads, held.x.astype(np.float64), held.y, device.familiar, how.shared)
-        else:
-            found = centred(CONTROLS[how.integrator](np.concatenate([base[None], heads]), how.liars))
-        return replace(local, kept=found.astype(np.float32))
+        return replace(local, kept=merged(device, base_of(how, local), heads, how))
 
     def work(self, order: Order, local: Local, task: Task, rng: np.random.Generator) -> tuple[Local, Update, Facts]:
         """A few mini-batches from the own head; the columns of own classes are kept, and all columns sent."""
@@ -94,6 +88,22 @@ class BristleClient:
     def load(self, data: bytes) -> Local:
         """Inverse of `dump`."""
         return load(data)
+
+
+def merged(device: Device, base: FloatArray, heads: Floats, how: Training) -> FloatArray:
+    """The head after reading others', (d, C). base: (d, C), what they are mixed into; heads: (n, d, C) in order of senders."""
+    wide = base.astype(np.float64)
+    if how.integrator == "bristle":
+        held = _judges(device)
+        found = integrate(wide, heads, held.x.astype(np.float64), held.y, device.familiar, how.shared)
+    else:
+        found = centred(CONTROLS[how.integrator](np.concatenate([wide[None], heads]), how.liars))
+    return found.astype(np.float32)
+
+
+def base_of(how: Training, local: Local) -> FloatArray:
+    """What heads are mixed into, (d, C)."""
+    return local.trained if how.base == "trained" and local.round else local.kept
 
 
 def device_of(task: Task) -> Device:
@@ -144,10 +154,6 @@ def _one_word(order: Order, local: Local, sent: Mapping[str, Update]) -> None:
                 f"{sender!r} was shown the listing {update.seen.hex()[:16]} in round {update.round}, this device is told "
                 f"{order.before.hex()[:16]}. Do not go on with this server; keep the letter and the order"
             )
-
-
-def _base(order: Order, local: Local) -> FloatArray:
-    return local.trained if order.training.base == "trained" and local.round else local.kept
 
 
 def _fits(local: Local, shape: tuple[int, int]) -> None:

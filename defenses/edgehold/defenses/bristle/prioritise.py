@@ -11,9 +11,9 @@ def shares(budget: int, explore: float) -> list[int]:
     Largest remainders, so that they add up; rounding each to the nearest, as the authors' code does, reads 11 of 10.
     """
     exact = [budget * (1 - explore) ** 2, budget * 2 * explore * (1 - explore), budget * explore**2]
-    # A share that is whole but for rounding must not lose one.
+    # Rounding must neither cost a whole share one nor decide between equals: the nearer group comes first.
     whole = [int(np.floor(one + 1e-9)) for one in exact]
-    by_rest = sorted(range(3), key=lambda group: (whole[group] - exact[group], group))
+    by_rest = sorted(range(3), key=lambda group: (round(whole[group] - exact[group], 9), group))
     for group in by_rest[: budget - sum(whole)]:
         whole[group] += 1
     return whole

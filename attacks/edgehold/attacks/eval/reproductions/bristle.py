@@ -108,16 +108,10 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     tables = [Table(title, ("setting", *RULES), rows)]
     beside = {**SETTINGS, **BESIDE}
     more = [
-        [label, *(told(values(way, name)) for name in ("accuracy", "worst", "first")),
-         *(f"{max(values(way, name)):.0f}" for name in ("bytes_up", "bytes_order")),
-         f"{statistics.fmean(values(way, 'left_out')):.2f}"]
+        [label, *(told(values(way, name)) for name in ("accuracy", "worst", "first"))]
         for label, way in beside.items() if values(way)
     ]  # fmt: skip
-    heads = (
-        "bristle", "accuracy", "worst device", "first device, last third of rounds", "bytes up", "bytes of the order",
-        "heads left out per round",
-    )  # fmt: skip
-    tables.append(Table("Bristle alone", heads, more))
+    tables.append(Table("Bristle alone", ("setting", "accuracy", "worst device", "first device, last third of rounds"), more))
     return Report(bars, tables, NOTES)
 
 
@@ -127,5 +121,5 @@ NOTES = (
     "tailored: a head that copies one device's own columns and is -3 times the mean elsewhere, made by colluders who know the "
     "round; everybody reads the same bytes, so that each of them is made for one device. No bar: a measured limit.",
     "i.i.d.: Bristle is expected to lose; it reads three columns of each sender.",
-    "Accuracies on 360 test records; on four of ten classes alone nobody is above 0.4. Bytes of heads read: bytes up each.",
+    "Accuracies on 360 test records; on four of ten classes alone nobody is above 0.4.",
 )
