@@ -42,10 +42,10 @@ class FedPcaCodec:
     def encode_order(self, order: Order) -> Payload:
         """Header with settings and reading; body: means, widths and basis, those that there are."""
         how = {name: getattr(order.training, name) for name in Training.__struct_fields__}
-        reading = {"curve": order.reading.curve, "clip": order.reading.clip, "columns": order.reading.columns}
+        reading = order.reading
         task = FedPcaTask(
             seed=order.seed, round=order.round, phase=order.phase, bins=order.bins, statistics=order.mean is not None,
-            **how, **reading,
+            curve=reading.curve, clip=reading.clip, columns=reading.columns, **how,
         )  # fmt: skip
         parts = [part.reshape(-1) for part in (order.mean, order.width, order.basis) if part is not None]
         body = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
