@@ -33,8 +33,7 @@ class Counts:
 
     def told(self) -> str:
         """One line."""
-        rate = f", {self.records / self.seconds:.0f} a second" if self.seconds > 0.1 else ""
-        return f"{self.records} records{rate}; {self.alarms} alarms above {self.threshold:.6g}; {self.bad} bad rows skipped"
+        return f"{self.records} records; {self.alarms} alarms above {self.threshold:.6g}; {self.bad} bad rows skipped"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
