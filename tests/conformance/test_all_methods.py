@@ -38,6 +38,10 @@ def tasks_for(name: str) -> Sequence[Task]:
         from edgehold.attacks.eval.data import make_task
 
         return [make_task("digits", i, 5, limit=9, model="mlp", net={"hidden": [7]}) for i in range(5)]
+    if name == "fedpca":  # it looks at records, not at gradients
+        from tests.support.normal_records import normal_records
+
+        return [normal_records(i) for i in range(5)]
     return TASKS
 
 
@@ -72,6 +76,15 @@ def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
 def test_method_conforms_with_its_defaults(name: str) -> None:
     tasks = tasks_for(name)
     check(halves(name, registry.method(name).settings(), tasks[0].schema), tasks, tasks[0].schema)
+
+
+@pytest.mark.parametrize("mode", ["fedpg", "fedpg_paper", "fedpe"])
+@pytest.mark.parametrize("phase", ["subspace", "threshold"])
+def test_fedpca_conforms_in_its_later_phases(mode: str, phase: str) -> None:
+    tasks = tasks_for("fedpca")
+    how = {"standardise_rounds": 0, "subspace_rounds": 5 if phase == "subspace" else 0}
+    settings = registry.method("fedpca").settings(mode=mode, **how)
+    check(halves("fedpca", settings, tasks[0].schema), tasks, tasks[0].schema)
 
 
 OPTIONS: dict[str, dict[str, object]] = {

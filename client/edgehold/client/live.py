@@ -123,7 +123,7 @@ class CsvReader:
 
     def _header(self, line: bytes) -> None:
         try:
-            self.names = [name.strip() for name in next(csv.reader([line.decode()], delimiter=self.delimiter), [])]
+            self.names = [name.strip() for name in _fields(line.decode(), self.delimiter)]
         except UnicodeDecodeError:
             raise ConfigError(f"{self.where}: the header is not UTF-8 text") from None
         if not any(self.names):
@@ -157,7 +157,7 @@ class CsvReader:
         found, rows = [], []
         for line in data.split(b"\n")[:-1]:
             self._row += 1
-            cells = next(csv.reader([line.decode(errors="replace")], delimiter=self.delimiter))
+            cells = _fields(line.decode(errors="replace"), self.delimiter)
             if len(cells) != len(self.names):
                 self.bad.found(f"{self.where}: row {self._row} has {len(cells)} fields; expected {len(self.names)}")
                 continue
@@ -226,6 +226,14 @@ class JsonReader:
     def _told(self, error: str) -> str:
         what, _, path = error.partition(" - at `$.")
         return f"column {path.rstrip('`')!r}: {what[0].lower()}{what[1:]}" if path else what
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    """The fields of one record; none where quotes or line ends stand where they may not."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def _number(cell: str) -> float | None:

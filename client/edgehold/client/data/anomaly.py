@@ -57,36 +57,36 @@ def make_task(
     curve, clip: how the model reads columns; the word of the copy that makes the first weights (the server's) counts.
     limit, test_limit: at most so many records. data: options of the loader; a table without `label` holds normal records only.
     """
-    return Share(dataset, path, devices, partition, sort_by, alpha, min_records, columns, normal, seed, verify, data).task(
-        device_index, components, held_share, Reading(curve, clip), limit, test_limit
-    )
+    split = opened(dataset, path, seed, verify, data)
+    share = Share(split, devices, partition, sort_by, alpha, min_records, columns, normal, seed)
+    return share.task(device_index, components, held_share, Reading(curve, clip), limit, test_limit)
+
+
+def opened(dataset: str, path: str, seed: int = 0, verify: bool = True, data: Mapping[str, Any] | None = None) -> Split:
+    """The data set, with classes; a table without `label` is one of normal records."""
+    labelled = dataset != "table" or "label" in (data or {})
+    split = load(dataset, path, seed, verify, data) if labelled else _unlabelled(path, **dict(data or {}))
+    if split.train.raw.ndim != 2 or not split.train.features or not split.train.classes:
+        raise ConfigError(f"dataset = {dataset!r}: no table of columns with classes; one kind must be normal", field="dataset")
+    return split
 
 
 class Share:
-    """A data set's normal records dealt to devices: loaded once, for processes that play many. Arguments as in `make_task`."""
+    """The normal records of a split dealt to devices, for processes that play many of them. Arguments as in `make_task`."""
 
     def __init__(
         self,
-        dataset: str,
-        path: str,
+        split: Split,
         devices: int,
-        partition: str,
+        partition: str = "iid",
         sort_by: str = "",
         alpha: float = 1.0,
         min_records: int = 2,
         columns: Sequence[str] = (),
         normal: str = "",
         seed: int = 0,
-        verify: bool = True,
-        data: Mapping[str, Any] | None = None,
     ) -> None:
         one_of("partition", partition, PARTITIONS)
-        labelled = dataset != "table" or "label" in (data or {})
-        split = load(dataset, path, seed, verify, data) if labelled else _unlabelled(path, **dict(data or {}))
-        if split.train.raw.ndim != 2 or not split.train.features or not split.train.classes:
-            raise ConfigError(
-                f"dataset = {dataset!r}: no table of columns with classes; one kind must be normal", field="dataset"
-            )
         chosen = tuple(columns) or tuple(name for name in split.train.features if "=" not in name)
         self._seed, self.columns = seed, chosen
         at = [split.train.features.index(one_of("columns", name, split.train.features)) for name in chosen]
