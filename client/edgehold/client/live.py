@@ -108,6 +108,7 @@ class CsvReader:
     def read(self, data: bytes) -> Block:
         """See `Reader`."""
         data = data.replace(b"\r\n", b"\n")
+        data += b"" if data.endswith(b"\n") else b"\n"
         if not self.names:
             head, _, data = data.partition(b"\n")
             self._header(head.removeprefix(b"\xef\xbb\xbf"))
