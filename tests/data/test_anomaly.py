@@ -43,12 +43,13 @@ def test_devices_have_normal_records_alone_and_share_none(flows: Path) -> None:
     again = made(flows, 1, partition="sorted", sort_by="b")
     assert np.array_equal(again.train_data.x, tasks[1].train_data.x)
     everyone = sum(len(part) for part in rows)
-    for how in (
+    ways: tuple[dict[str, Any], ...] = (
         {"partition": "iid"},
         {"partition": "quantity"},
         {"partition": "groups", "devices": 2, "data": {"group": "site"}},
-    ):
-        count = int(how.get("devices", 3))
+    )
+    for how in ways:
+        count = how.get("devices", 3)
         found = [made(flows, i, held_share=0.0, **how) for i in range(count)]
         assert sum(t.samples for t in found) == everyone
         assert all(t.held_data is None for t in found)
@@ -61,7 +62,7 @@ def test_the_servers_copy_has_attacks_and_scores(flows: Path) -> None:
     assert set(own.test_data.y.tolist()) == {0, 1}
     first = own.initial(4)
     model = Detector.of(own.schema, first)
-    assert (model.reading.curve, model.reading.clip, model.threshold) == ("none", 3.0, np.float32(NEVER))
+    assert (model.reading.curve, model.reading.clip, model.threshold) == ("none", 3.0, NEVER)
     assert model.reading.columns == names_digest(("b", "a", "proto=tcp"))
     assert first.tobytes() == own.initial(4).tobytes() != own.initial(5).tobytes()
     found = own.evaluate(first)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "architecture.md", ROOT / "docs" / "demo.md"]
+PAGES += sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
 
 def block(language: str, first_line: str) -> str:

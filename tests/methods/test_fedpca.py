@@ -55,7 +55,7 @@ def factors(seed: int, count: int = 200, d: int = D) -> Doubles:
     )
 
 
-def plan(rounds: int, size: int, seed: int = 5, **how: Any) -> Any:
+def plan(rounds: int, size: int, seed: int = 5, **how: Any) -> tuple[Any, Any]:
     method = "".join(f"{key} = {value!r}\n" for key, value in how.items())
     return parse_plan(
         f'[run]\nname = "p"\nrounds = {rounds}\ntask = "t"\nseed = {seed}\n[cohort]\nsize = {size}\nquorum = {size}\n'
@@ -360,11 +360,7 @@ def test_metrics_by_hand() -> None:
     found = metrics(scores, np.array([False, False, False, True, True]), 2.5)
     # Pairs (attack, normal): 3 against 1, 2, 3 is 2.5 of 3; 4 against all is 3 of 3.
     assert found["auc"] == pytest.approx(5.5 / 6)
-    assert (found["precision"], found["recall"], found["false_positive_rate"]) == (
-        pytest.approx(2 / 3),
-        1.0,
-        pytest.approx(1 / 3),
-    )
+    assert [found["precision"], found["recall"], found["false_positive_rate"]] == pytest.approx([2 / 3, 1.0, 1 / 3])
     assert found["f1"] == pytest.approx(0.8)
     assert found["accuracy"] == 0.8
     assert found["all_alarm_f1"] == pytest.approx(2 * 0.4 / 1.4)  # 2 p / (1 + p)
@@ -442,14 +438,15 @@ def test_law_of_updates(payload: Payload, error: type[RejectedUpdate], says: str
 def test_law_of_headers_and_of_fedpe() -> None:
     codec = registry.codec("fedpca", Settings(bins=64))
     body = codec.encode_update(UPDATES[1]).body
-    for said, says in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"phase": "subspace", "samples": 0}, "0 samples"),
         ({"phase": "subspace", "samples": (1 << 40) + 1}, "samples claimed"),
         ({"phase": "nothing", "samples": 1}, "phase 'nothing'"),
         ({"phase": "threshold", "samples": 1, "fresh": True}, "only a basis can be"),
         ({"phase": "standardise", "samples": 1}, "sums and squares of 6 columns takes 96"),
         ({"phase": "threshold", "samples": 1}, "a histogram of 64 bins takes 256"),
-    ):
+    )
+    for said, says in cases:
         header = UpdateHeader(fedpca=FedPcaUpdate(**said)).SerializeToString()
         with pytest.raises((OutsideLaw, WrongShape), match=says):
             codec.decode_update(Payload(header, body), SCHEMA)
