@@ -46,6 +46,10 @@ def tasks_for(name: str) -> Sequence[Task]:
         from edgehold.client.data.linear import synthetic
 
         return [synthetic(i, length=12) for i in range(5)]
+    if name == "fedpca":  # it looks at records, not at gradients
+        from tests.support.normal_records import normal_records
+
+        return [normal_records(i) for i in range(5)]
     return TASKS
 
 
@@ -87,6 +91,15 @@ def test_every_form_of_admm_conforms(form: str) -> None:
     tasks = tasks_for("noise_robust_admm")
     settings = registry.method("noise_robust_admm").settings(form=form, noise_up=0.1, noise_down=0.1, wire="float16")
     check(halves("noise_robust_admm", settings, tasks[0].schema), tasks, tasks[0].schema)
+
+
+@pytest.mark.parametrize("mode", ["fedpg", "fedpg_paper", "fedpe"])
+@pytest.mark.parametrize("phase", ["subspace", "threshold"])
+def test_fedpca_conforms_in_its_later_phases(mode: str, phase: str) -> None:
+    tasks = tasks_for("fedpca")
+    how = {"standardise_rounds": 0, "subspace_rounds": 5 if phase == "subspace" else 0}
+    settings = registry.method("fedpca").settings(mode=mode, **how)
+    check(halves("fedpca", settings, tasks[0].schema), tasks, tasks[0].schema)
 
 
 OPTIONS: dict[str, dict[str, object]] = {

@@ -28,6 +28,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "demo", "peers")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
 ]
 
 

@@ -15,3 +15,12 @@ def real() -> Path:
     if not (place / "fashion-mnist").is_dir():
         pytest.skip("no fashion-mnist below EDGEHOLD_TEST_DATA; docs/data.md says where a person gets it")
     return place
+
+
+@pytest.fixture
+def flows() -> Path:
+    """Folder with nsl-kdd in it, found in the same way."""
+    place = Path(os.environ.get("EDGEHOLD_TEST_DATA") or ROOT / ".." / "shared" / "data").resolve()
+    if not (place / "nsl-kdd").is_dir():
+        pytest.skip("no nsl-kdd below EDGEHOLD_TEST_DATA; docs/data.md says where a person gets it")
+    return place

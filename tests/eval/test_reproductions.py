@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgehold.attacks.eval.cells import Played, play_all
-from edgehold.attacks.eval.reproductions import Options, fedavg, find, frl, hyperfl, noise_robust_admm, robust_rules
+from edgehold.attacks.eval.reproductions import Options, fedavg, fedpca, find, frl, hyperfl, noise_robust_admm, robust_rules
 from edgehold.core.errors import ConfigError
 
 
@@ -79,6 +79,50 @@ def test_clients_of_hyperfl_have_three_classes_and_nobodys_records() -> None:
         assert not rows & seen
         assert not rows & {row.tobytes() for row in np.asarray(task.test_data[0])}
         seen |= rows
+
+
+def _fedpca(ratio: dict[str, float], auc: float = 0.9) -> list[Played]:
+    """Outcomes of every way on one set, as far as the bars look at them."""
+    names = ("angle", "false_positive_rate", "precision", "recall", "f1", "accuracy", "all_alarm_f1")
+    found = []
+    for seed in range(4):
+        rest = dict.fromkeys(names, 0.3) | {"auc": auc}
+        for way in ("fedpg", "fedpg, 30 %", "fedpg_paper"):
+            cell = {"dataset": "nsl-kdd", "way": way, "seed": seed}
+            found.append(Played(cell, {**rest, "ratio": ratio[way]}, 0.0, ""))
+        controls = {f"{way}: {name}": value for way in fedpca.CONTROLS for name, value in {**rest, "auc": 0.9}.items()}
+        controls |= {f"{way}: ratio": ratio.get(way, 1.3) for way in fedpca.CONTROLS}
+        found.append(Played({"dataset": "nsl-kdd", "way": "controls", "seed": seed}, controls, 0.0, ""))
+    return found
+
+
+def test_subspaces_are_judged_by_loss_and_can_fail(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs nsl-kdd or unsw-nb15"):
+        fedpca.cells(Options(1))
+    (tmp_path / "nsl-kdd").mkdir()
+    cells = fedpca.cells(Options(2, data=tmp_path))
+    assert len(cells) == 2 * 2 * (len(fedpca.RUNS) + 1)  # sets, seeds, ways
+    assert str(tmp_path) not in str(cells)
+    sound = {"fedpg": 1.0, "fedpg, 30 %": 1.001, "fedpg_paper": 1.01, "no dual": 1.09, "central": 1.0}
+
+    def bars(auc: float = 0.9, **changed: float) -> list[bool]:
+        return [bar.holds for bar in fedpca.judge(Options(4), _fedpca(sound | changed, auc)).bars]
+
+    assert bars() == [True] * 7
+    assert bars(**{"fedpg": 1.0002}) == [False, *[True] * 6]
+    assert bars(**{"fedpg, 30 %": 1.003}) == [True, True, False, *[True] * 4]
+    assert bars(**{"fedpg_paper": 1.2}) == [*[True] * 4, False, True, True]
+    assert bars(**{"no dual": 1.04}) == [*[True] * 5, False, True]
+    assert bars(auc=0.89) == [*[True] * 6, False]
+
+
+@pytest.mark.slow
+def test_subspaces_hold_on_network_traffic(flows: Path) -> None:
+    options = Options(2, quick=True, data=flows)
+    report = fedpca.judge(options, play_all("fedpca", fedpca.cells(options), flows, None, 1))
+    assert report.holds, report.text()
+    rows = {row[0] for row in report.tables[0].rows}
+    assert {"random subspace", "alarm at every record", "central", "no dual"} <= rows
 
 
 def _swap(one: Played, played: list[Played]) -> Played:

@@ -31,12 +31,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from tests.golden.samples import examples, replies, requests, serialized
 
+from edgehold.client import model_file
 from edgehold.client.assignment import verify
 from edgehold.client.config import ClientConfig
 from edgehold.client.identity import Credentials
 from edgehold.client.letters import signed
+from edgehold.client.live import Bad, CsvReader, JsonReader
 from edgehold.client.policy import Policy
 from edgehold.core import keys
+from edgehold.core.anomaly import Reading, schema_of
 from edgehold.core.config import convert, parse_toml
 from edgehold.core.contract import Container, Payload
 from edgehold.core.errors import ConfigError, FlError, IdentityError
@@ -49,6 +52,8 @@ from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
 from edgehold.defenses.dp_ef_sgd import state as dp_ef_sgd
 from edgehold.defenses.dp_ef_sgd.codec import DpEfSgdCodec
+from edgehold.defenses.fedpca import state as fedpca
+from edgehold.defenses.fedpca.codec import FedPcaCodec
 from edgehold.defenses.frl import state as frl
 from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.defenses.frl.coding import entropy_coded
@@ -249,6 +254,7 @@ def _payloads() -> list[Target]:
         *_private(whole),
         *_hypernetworks(whole),
         *_consensus(whole),
+        *_subspaces(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -336,6 +342,28 @@ def _consensus(whole: Callable[[Payload], bytes]) -> list[Target]:
     ]
 
 
+def _subspaces(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """FedPCA's update and order in each phase."""
+    schema, codec = schema_of(4, 2), FedPcaCodec(fedpca.Settings(bins=8))
+    basis = np.eye(4, 2, dtype=np.float32)
+    mean, width, reading = np.zeros(4, np.float32), np.ones(4, np.float32), Reading("log", 5.0, 7)
+    updates = {
+        "standardise": fedpca.Moments(3, np.arange(4.0), np.arange(4.0) ** 2),
+        "subspace": fedpca.Basis(3, True, basis),
+        "threshold": fedpca.Histogram(3, np.array([0, 1, 2, 0, 0, 0, 0, 0], dtype="<u4")),
+    }
+    found = []
+    for phase, update in updates.items():
+        parts = {} if phase == "standardise" else {"mean": mean, "width": width, "basis": basis}
+        asked = codec.encode_order(fedpca.Order(3, 1, phase, fedpca.Training(), reading, 8, **parts))
+        answer = codec.encode_update(update)
+        found += [
+            Target(f"{phase} update", [whole(answer)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+            Target(f"{phase} order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+        ]
+    return found
+
+
 def _files(folder: Path) -> list[Target]:
     store, path = BlobStore(folder / "blobs"), folder / "model.safetensors"
     entries = {
@@ -354,8 +382,21 @@ def _files(folder: Path) -> list[Target]:
         store.keep_only([])
         return found
 
+    def read_on_device(data: bytes) -> object:
+        path.write_bytes(data)
+        return model_file.read(path)
+
     text = json.dumps(entries).encode()
-    return [Target("model file", [wrap(text)], read), Target("model header", [text], read, wrap)]
+    return [
+        Target("model file", [wrap(text)], read), Target("model header", [text], read, wrap),
+        Target("model file on a device", [wrap(text)], read_on_device),
+        Target("model header on a device", [text], read_on_device, wrap),
+        Target("live records", [b"a,b\n1,2\n3,4e5\n", b'a,b\n"1",2\n'], lambda data: CsvReader((), "s", Bad(False)).read(data)),
+        Target(
+            "live JSON", [b'{"a": 1, "b": 2.5}\n{"b": 3, "a": 4}\n'],
+            lambda data: JsonReader(("a", "b"), "s", Bad(False)).read(data),
+        ),
+    ]  # fmt: skip
 
 
 def _identity(folder: Path) -> list[Target]:

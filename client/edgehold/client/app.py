@@ -214,3 +214,45 @@ def check(home: Path, as_json: bool) -> None:
     from edgehold.core.command import report
 
     report(findings(Home(home)), as_json)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("source", default="-")
+@click.option("--task", help="Task of client.toml whose columns the model has.")
+@click.option("--columns", help="The model's columns in their order: a,b,c or @FILE with a line for each.")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="Default: told by the first byte.")
+@click.option("--delimiter", default=",", show_default=True, help="Between the fields of a CSV record.")
+@click.option("--follow", is_flag=True, help="Wait for more at the end of the file, as `tail -f` does.")
+@click.option("--alarms-only", is_flag=True, help="Write nothing about records that raise no alarm.")
+@click.option("--skip-bad", is_flag=True, help="Skip and count records that cannot be read, instead of ending.")
+@click.option("--threshold", type=float, help="Alarm above this score, instead of the model's own threshold.")
+@_home
+@as_json_option
+def detect(
+    model: Path, source: str, task: str | None, columns: str | None, form: Any, delimiter: str, follow: bool, alarms_only: bool,
+    skip_bad: bool, threshold: float | None, home: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Score records against a MODEL file of FedPCA. SOURCE: a file, or - for standard input; CSV with a header, or JSON lines.
+
+    Writes one JSON object a line: record (counted from 1), score, threshold, alarm. Counts stand on standard error at the end,
+    also after Ctrl-C. Columns are found by name; --task or --columns say which, and that they are the model's is checked.
+
+    Example: tail -f flows.csv | fl-client detect model.safetensors --task flows --alarms-only
+    """
+    from edgehold.client import detect as logic
+
+    if task and columns:
+        raise ConfigError("--task and --columns exclude each other", field="columns")
+    if follow and source == "-":
+        raise ConfigError("--follow needs a file; standard input is read until it ends anyway", field="follow")
+    names = logic.columns_of(home, task) if task else tuple(_text(columns).replace("\n", ",").split(",")) if columns else ()
+    wish = logic.Wish(
+        model, tuple(name.strip() for name in names if name.strip()), threshold, form or "", delimiter, alarms_only, skip_bad
+    )
+    counts = logic.Counts()
+    try:
+        logic.detect(wish, source, follow, sys.stdout, counts)
+    finally:
+        if counts.threshold:
+            click.echo(json.dumps(counts.as_dict()) if as_json else counts.told(), err=True)

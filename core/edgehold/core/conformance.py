@@ -113,6 +113,8 @@ def _codec_laws(run: _Run) -> None:
             "with an empty header": Payload(b"", Bytes(body)),
         }
         for how, bad in damaged.items():
+            if _bytes(bad) == _bytes(payload):
+                continue  # an empty body has no last byte to lose
             _refused(lambda bad=bad, decode=decode: decode(bad, run.schema), f"{what} {how}")  # type: ignore[misc]
 
 

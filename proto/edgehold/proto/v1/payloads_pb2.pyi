@@ -32,6 +32,7 @@ class TaskHeader(_message.Message):
     HYPERFL_FIELD_NUMBER: _builtins.int
     ADMM_FIELD_NUMBER: _builtins.int
     BRISTLE_FIELD_NUMBER: _builtins.int
+    FEDPCA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
@@ -46,6 +47,8 @@ class TaskHeader(_message.Message):
     def admm(self) -> Global___AdmmTask: ...
     @_builtins.property
     def bristle(self) -> Global___BristleTask: ...
+    @_builtins.property
+    def fedpca(self) -> Global___FedPcaTask: ...
     def __init__(
         self,
         *,
@@ -56,12 +59,13 @@ class TaskHeader(_message.Message):
         hyperfl: Global___HyperFlTask | None = ...,
         admm: Global___AdmmTask | None = ...,
         bristle: Global___BristleTask | None = ...,
+        fedpca: Global___FedPcaTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle", "fedpca"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -78,6 +82,7 @@ class UpdateHeader(_message.Message):
     HYPERFL_FIELD_NUMBER: _builtins.int
     ADMM_FIELD_NUMBER: _builtins.int
     BRISTLE_FIELD_NUMBER: _builtins.int
+    FEDPCA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
@@ -92,6 +97,8 @@ class UpdateHeader(_message.Message):
     def admm(self) -> Global___AdmmUpdate: ...
     @_builtins.property
     def bristle(self) -> Global___BristleUpdate: ...
+    @_builtins.property
+    def fedpca(self) -> Global___FedPcaUpdate: ...
     def __init__(
         self,
         *,
@@ -102,12 +109,13 @@ class UpdateHeader(_message.Message):
         hyperfl: Global___HyperFlUpdate | None = ...,
         admm: Global___AdmmUpdate | None = ...,
         bristle: Global___BristleUpdate | None = ...,
+        fedpca: Global___FedPcaUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle", "fedpca"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -690,3 +698,97 @@ class BristleUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BristleUpdate: _TypeAlias = BristleUpdate  # noqa: Y015
+
+@_typing.final
+class FedPcaTask(_message.Message):
+    """Three phases. Body of the task, float32: in "standardise" nothing; in "subspace" the basis by rows, before it means and widths
+    of the columns where `statistics` is set; in "threshold" means, widths, basis. Body of the update: in "standardise" the sums of
+    the columns, then of their squares, float64; in "subspace" the device's basis, float32; in "threshold" the counts of its
+    histogram of scores, uint32.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    LOCAL_STEPS_FIELD_NUMBER: _builtins.int
+    RHO_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
+    CLIP_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Training seed of the run."""
+    round: _builtins.int
+    """Counted from 1."""
+    phase: _builtins.str
+    """"standardise", "subspace" or "threshold"."""
+    mode: _builtins.str
+    """"fedpg", "fedpg_paper" or "fedpe"."""
+    local_steps: _builtins.int
+    rho: _builtins.float
+    learning_rate: _builtins.float
+    """0: a quarter over the sum of the largest eigenvalue and rho, each device's own."""
+    bins: _builtins.int
+    """Of a histogram."""
+    statistics: _builtins.bool
+    """Whether means and widths are in the body."""
+    curve: _builtins.str
+    """How raw columns are read: "log" or "none", the largest standard value (0: none), 48 bits of the digest of their names."""
+    clip: _builtins.float
+    columns: _builtins.int
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        round: _builtins.int = ...,
+        phase: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        local_steps: _builtins.int = ...,
+        rho: _builtins.float = ...,
+        learning_rate: _builtins.float = ...,
+        bins: _builtins.int = ...,
+        statistics: _builtins.bool = ...,
+        curve: _builtins.str = ...,
+        clip: _builtins.float = ...,
+        columns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "clip", b"clip", "columns", b"columns", "curve", b"curve", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "mode", b"mode", "phase", b"phase", "rho", b"rho", "round", b"round", "seed", b"seed", "statistics", b"statistics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FedPcaTask: _TypeAlias = FedPcaTask  # noqa: Y015
+
+@_typing.final
+class FedPcaUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    """The one that is answered."""
+    samples: _builtins.int
+    """Claimed by the client, never trusted: the plan caps what it can weigh."""
+    fresh: _builtins.bool
+    """The device has no dual from an earlier round."""
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        samples: _builtins.int = ...,
+        fresh: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fresh", b"fresh", "phase", b"phase", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FedPcaUpdate: _TypeAlias = FedPcaUpdate  # noqa: Y015

@@ -1,0 +1,179 @@
+"""`fl-client detect`: a model file and a live stream of records to alarms, with NumPy alone."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from edgehold.client import model_file
+from edgehold.client.config import Home, call, load_config
+from edgehold.client.live import Bad, Block, CsvReader, JsonReader, Reader, lines
+from edgehold.core.anomaly import NEVER, Detector
+from edgehold.core.errors import ConfigError, WrongShape
+from edgehold.core.tables import TableTask
+
+
+@dataclass
+class Counts:
+    """What a stream came to. records: scored ones; bad: skipped ones; seconds: from the first byte wanted to the end."""
+
+    records: int = 0
+    alarms: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    threshold: float = 0.0
+
+    def told(self) -> str:
+        """One line."""
+        return f"{self.records} records; {self.alarms} alarms above {self.threshold:.6g}; {self.bad} bad rows skipped"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to detect with. columns: in the model's order, () for those of the stream; format: "" to tell by the first byte."""
+
+    model: Path
+    columns: Sequence[str] = ()
+    threshold: float | None = None
+    format: Literal["", "csv", "jsonl"] = ""
+    delimiter: str = ","
+    alarms_only: bool = False
+    skip_bad: bool = False
+
+
+def columns_of(home: Path, task: str) -> tuple[str, ...]:
+    """The columns that a task of client.toml has; `ConfigError` where it has none."""
+    table = load_config(Home(home).config).tasks.get(task)
+    if table is None:
+        raise ConfigError(f"{Home(home).config} has no [tasks.{task}]; name the columns with --columns instead", field="task")
+    made = call(table.task, table.options, f"tasks.{task}.task")
+    records = (made.train_data or made.test_data) if isinstance(made, TableTask) else None
+    if records is None or not records.features:
+        raise ConfigError(f"task {task!r} says no names of columns; give them with --columns", field="task")
+    return tuple(records.features)
+
+
+def load(wish: Wish) -> Detector:
+    """The model, checked against the columns; `ConfigError` when it is none, or has no threshold yet."""
+    schema, weights, about = model_file.read(wish.model)
+    try:
+        found = Detector.of(schema, weights)
+    except WrongShape as error:
+        raise ConfigError(f"{wish.model}: no model that detects: {error.message}", field="model") from None
+    if wish.columns and len(wish.columns) != len(found.mean):
+        raise ConfigError(f"{len(wish.columns)} columns; the model has {len(found.mean)}", field="columns")
+    found.reading.check(tuple(wish.columns), "--columns or --task")
+    if wish.threshold is not None:
+        if not math.isfinite(wish.threshold):
+            raise ConfigError(f"--threshold {wish.threshold}; expected a finite number", field="threshold")
+        return Detector(found.mean, found.width, found.basis, wish.threshold, found.reading)
+    if found.threshold >= NEVER:
+        after = f" (run {about['edgehold_run']}, round {about['edgehold_round']})" if "edgehold_run" in about else ""
+        raise ConfigError(
+            f"{wish.model}{after} has no threshold yet: run a plan of more rounds than standardise_rounds + subspace_rounds, "
+            "or give --threshold",
+            field="model",
+        )
+    return found
+
+
+def detect(wish: Wish, source: str, follow: bool, out: IO[str], counts: Counts) -> None:
+    """Score what comes in until it ends, or until Ctrl-C or SIGTERM. source: path, "-" for standard input.
+
+    One JSON object a line goes to `out`, which is flushed as soon as nothing more has arrived; `counts` is kept up to date.
+    `ConfigError` names row and column of a record that cannot be read, unless they are skipped.
+    """
+    model = load(wish)
+    counts.threshold = model.threshold
+    bad = Bad(wish.skip_bad)
+    began = time.monotonic()
+    with _opened(source) as descriptor, _stopping():
+        try:
+            for block in blocks(wish, len(model.mean), source, lines(descriptor, follow and source != "-"), bad, model):
+                scores = model.scores(block.x)
+                alarm = scores > model.threshold
+                counts.records, counts.alarms = counts.records + len(scores), counts.alarms + int(alarm.sum())
+                counts.bad = bad.count
+                _write(out, block, scores.tolist(), alarm.tolist(), model.threshold, wish.alarms_only)
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            # Whoever read our lines has gone; Python would complain once more when it closes the stream.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            counts.bad, counts.seconds = bad.count, time.monotonic() - began
+    if bad.first:
+        print(f"first bad row: {bad.first}", file=sys.stderr)
+
+
+def blocks(wish: Wish, width: int, source: str, pieces: Iterator[bytes], bad: Bad, model: Detector) -> Iterator[Block]:
+    """Blocks of numbers from pieces of whole lines."""
+    where = "standard input" if source == "-" else source
+    first = next(pieces, b"")
+    if not first:
+        return
+    form = wish.format or ("jsonl" if first.lstrip()[:1] == b"{" else "csv")
+    reader: Reader
+    reader = JsonReader(wish.columns, where, bad) if form == "jsonl" else CsvReader(wish.columns, where, bad, wish.delimiter)
+    for piece in chain((first,), pieces):
+        block = reader.read(piece)
+        if block.x.shape[1] != width:
+            raise ConfigError(
+                f"{where}: {block.x.shape[1]} columns; the model has {width}: name the {width} with --columns or --task",
+                field="columns",
+            )
+        if isinstance(reader, CsvReader) and not wish.columns:
+            model.reading.check(tuple(reader.names), where)
+        if len(block.rows):
+            yield block
+
+
+def _write(
+    out: IO[str], block: Block, scores: list[float], alarm: list[bool], threshold: float, alarms_only: bool
+) -> None:  # fmt: skip
+    ends = {which: f', "threshold": {threshold:.6g}, "alarm": {json.dumps(which)}}}\n' for which in (False, True)}
+    said = [
+        f'{{"record": {row}, "score": {score:.6g}{ends[high]}'
+        for row, score, high in zip(block.rows, scores, alarm, strict=True)
+        if high or not alarms_only
+    ]
+    if said:
+        out.write("".join(said))
+        out.flush()
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[int]:
+    if source == "-":
+        yield sys.stdin.fileno()
+        return
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read: {error.strerror or error}") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends a stream as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
