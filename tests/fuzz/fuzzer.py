@@ -53,6 +53,9 @@ from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.hidenseek import state as hidenseek
 from edgehold.defenses.hidenseek.codec import HideNseekCodec
+from edgehold.defenses.floral import state as floral
+from edgehold.defenses.floral.codec import FloralCodec
+from edgehold.defenses.floral.features import Fourier, schema_of
 from edgehold.defenses.hyperfl import state as hyperfl
 from edgehold.defenses.hyperfl.codec import HyperFLCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
@@ -224,6 +227,7 @@ def _payloads() -> list[Target]:
         *_signs(whole),
         *_private(whole),
         *_hypernetworks(whole),
+        *_heads(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -296,6 +300,22 @@ def _hypernetworks(whole: Callable[[Payload], bytes]) -> list[Target]:
     return [
         Target("hypernetwork", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("hypernetwork order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+    ]
+
+
+def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """FLORAL with three classes."""
+    how = {"count": 4, "gamma": 0.5, "feature_seed": 2}
+    schema, settings = schema_of(Fourier(3, 0.5, 4, 2), 3), floral.Settings(**how, clip_norm=1.0)
+    codec, values = FloralCodec(settings), Vector.of(np.linspace(-1, 1, 15, dtype="<f4"))
+    update, order = codec.encode_update(floral.Update(values, 7)), floral.Order(values, floral.Training(**how), 3)
+    return [
+        Target("head", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target(
+            "head order",
+            [whole(codec.encode_order(order))],
+            lambda data: codec.decode_order(Container.split(Bytes(data)), schema),
+        ),
     ]
 
 

@@ -31,6 +31,7 @@ _ALL = (
     Fact("epsilon_worst", "", "Largest epsilon, at the plan's delta, that an admitted client has spent in this run"),
     Fact("epsilon_median", "", "Median over the run's admitted clients of the epsilon spent in it, at the plan's delta"),
     Fact("own_accuracy", "share", "Share of a device's own test records that its personal model classifies correctly"),
+    Fact("labels_contradicted", "share", "Share of a device's training labels that its own trained head contradicts"),
     Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
     Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),
     Fact("round_seconds", "s", "Time from opening the round to its commit"),

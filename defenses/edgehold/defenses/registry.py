@@ -17,6 +17,7 @@ METHODS: Mapping[str, str] = {
     "dp_fedavg": "edgehold.defenses.baselines.dp_fedavg",
     "dp_sgd": "edgehold.defenses.baselines.dp_sgd",
     "fedavg": "edgehold.defenses.baselines.fedavg",
+    "floral": "edgehold.defenses.floral",
     "frl": "edgehold.defenses.frl",
     "hidenseek": "edgehold.defenses.hidenseek",
     "hyperfl": "edgehold.defenses.hyperfl",
