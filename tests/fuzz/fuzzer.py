@@ -48,14 +48,14 @@ from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
 from edgehold.defenses.dp_ef_sgd import state as dp_ef_sgd
 from edgehold.defenses.dp_ef_sgd.codec import DpEfSgdCodec
+from edgehold.defenses.floral import state as floral
+from edgehold.defenses.floral.codec import FloralCodec
+from edgehold.defenses.floral.features import Fourier, schema_of
 from edgehold.defenses.frl import state as frl
 from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.hidenseek import state as hidenseek
 from edgehold.defenses.hidenseek.codec import HideNseekCodec
-from edgehold.defenses.floral import state as floral
-from edgehold.defenses.floral.codec import FloralCodec
-from edgehold.defenses.floral.features import Fourier, schema_of
 from edgehold.defenses.hyperfl import state as hyperfl
 from edgehold.defenses.hyperfl.codec import HyperFLCodec
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ SMALL: dict[str, Any] = {"count": 32, "plays": 9}
 
 def draw(number: int) -> np.random.Generator:
     return stream(5, "attacker", number)
+
+
+def keyed(key: Any, number: int) -> np.random.Generator:
+    """The generator of a device's attacker."""
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number]))
 
 
 def moons(n: int, seed: int = 0) -> tuple[Array, Any]:
@@ -274,7 +280,7 @@ def test_the_released_form_takes_a_tenth_of_a_step_every_hundredth_round() -> No
     assert lengths[0] == pytest.approx(10 * lengths[1], rel=1e-3)
     assert lengths[0] == lengths[2]
     exact = [play(kernel, y, 1, replace(rules, released=False), draw, start, at).last for at in (98, 99)]
-    assert np.array_equal(*exact)
+    assert np.array_equal(exact[0], exact[1])
 
 
 def test_a_game_goes_on_where_it_stopped() -> None:
@@ -316,8 +322,8 @@ def worked(order: Order, task: KernelTask, local: Local | None = None, seed: int
 
 def test_a_head_scores_as_its_dual_weights_do() -> None:
     """w' phi(x) equals sum lam_i y_i phi_i' phi(x), for two classes and for ten."""
-    for more in ({}, {"positive": []}):
-        task = digits(**more)
+    for positive in (ODD, []):
+        task = digits(positive=positive)
         assert task.train_data is not None
         assert task.test_data is not None
         phi, test = task.features(task.train_data.x), task.features(task.test_data.x)
@@ -338,10 +344,7 @@ def test_the_update_is_the_head_of_the_game_and_bytes_are_four_per_number() -> N
     assert (rules.flips, rules.budget) == (6, 12)
     phi = task.features(task.train_data.x)
 
-    def own(number: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=local.key, counter=[0, 0, 0, number]))
-
-    result = play(FeatureKernel(phi), np.asarray(task.train_data.y), 1, rules, own)
+    result = play(FeatureKernel(phi), np.asarray(task.train_data.y), 1, rules, partial(keyed, local.key))
     flat = np.vstack([phi.T @ result.weights, result.bias]).astype(np.float32).reshape(-1)
     assert update.delta.whole().tobytes() == flat.tobytes()
     assert (update.samples, local.played) == (60, 9)
@@ -367,10 +370,7 @@ def test_the_mean_of_heads_is_the_head_of_the_pooled_weights() -> None:
         assert task.train_data is not None
         key = worked(order, task, seed=i)[0].key
         phi = task.features(task.train_data.x)
-        result = play(
-            FeatureKernel(phi), np.asarray(task.train_data.y), 1, settings.rules(60),
-            lambda number, key=key: np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number])),
-        )  # fmt: skip
+        result = play(FeatureKernel(phi), np.asarray(task.train_data.y), 1, settings.rules(60), partial(keyed, key))
         pooled += np.append(phi.T @ (result.weights[:, 0] / 3), result.bias / 3)
     head = server.weights(closed, MemorySpace()).whole()
     assert np.abs(head - pooled).max() < 1e-6 * np.abs(pooled).max()
@@ -424,12 +424,12 @@ def test_a_coupled_device_solves_its_part_of_the_problem() -> None:
     v = sent[:-1] - start[:-1]
     # The bias of FLORAL is a mean over support vectors, not the optimum: the best one for its v is searched.
     ours = min(primal(v, c) for c in np.linspace(-4, 4, 4001))
-    n = len(y)
+    n, first = len(y), s * (phi @ start[:-1] + start[-1])
     matrix = np.hstack([s[:, None] * phi, s[:, None], np.eye(n)])  # margins + slack >= 1
     found = minimize(
         lambda z: 0.5 * z[:6] @ z[:6] + 0.7 * z[7:].sum(), np.concatenate([np.zeros(7), np.full(n, 5.0)]), method="SLSQP",
         jac=lambda z: np.concatenate([z[:6], [0.0], np.full(n, 0.7)]), bounds=[(None, None)] * 7 + [(0, None)] * n,
-        constraints={"type": "ineq", "fun": lambda z: matrix @ z + s * (phi @ start[:-1] + start[-1]) - 1, "jac": lambda z: matrix},
+        constraints={"type": "ineq", "fun": lambda z: matrix @ z + first - 1, "jac": lambda z: matrix},
         options={"maxiter": 1000, "ftol": 1e-12},
     )  # fmt: skip
     assert found.success
@@ -575,11 +575,12 @@ def test_shares_and_counts() -> None:
 
 def test_plan_and_task_must_name_the_same_features() -> None:
     task = digits()
-    for changes, says in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"gamma": 0.2}, "method.gamma = 0.2, but the head of the server's task has 0.1"),
         ({"count": 64}, "method.count = 64, but the head of the server's task has 32"),
         ({"feature_seed": 9}, "method.feature_seed = 9, but the head of the server's task has 0"),
-    ):
+    )
+    for changes, says in wrong:
         with pytest.raises(ConfigError, match=says):
             registry.server_side("floral", Settings(**{"count": 32, **changes}), task.schema, 1)
     with pytest.raises(ConfigError, match="Use the task edgehold.client.data.kernel:make_task"):
