@@ -305,7 +305,7 @@ def _hypernetworks(whole: Callable[[Payload], bytes]) -> list[Target]:
 
 def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
     """FLORAL with three classes."""
-    how = {"count": 4, "gamma": 0.5, "feature_seed": 2}
+    how: dict[str, Any] = {"count": 4, "gamma": 0.5, "feature_seed": 2}
     schema, settings = schema_of(Fourier(3, 0.5, 4, 2), 3), floral.Settings(**how, clip_norm=1.0)
     codec, values = FloralCodec(settings), Vector.of(np.linspace(-1, 1, 15, dtype="<f4"))
     update, order = codec.encode_update(floral.Update(values, 7)), floral.Order(values, floral.Training(**how), 3)

@@ -37,6 +37,9 @@ POISONS: Mapping[str, Way] = {
     "30 % random": {"poison": "random", "share": 0.3},
     "30 % largest dual weights": {"poison": "heaviest", "share": 0.3},
 }
+GAMMAS = (0.05, 0.2)
+"""Beside the bars' own: how much hangs on the kernel's width."""
+SHOWN = ("SVM, C 10", "control, k 0", "FLORAL, k 0.1 n")
 _MOON: Way = {"way": "game", "gamma": 2.0, "step": 1e-3, "plays": 300, "released": False}
 _RELEASED: Way = {"way": "game", "gamma": central.MOON_GAMMA, "step": 1e-4, "plays": 501, "released": True}
 MOON: Mapping[str, Way] = {
@@ -81,7 +84,7 @@ def cells(options: Options) -> list[Cell]:
         for task in ("3 vs 8",) if options.quick else ("3 vs 8", "odd/even"):
             for poison in POISONS.values():
                 for name, way in MACHINES.items():
-                    if not options.quick or name in ("SVM, C 10", "control, k 0", "FLORAL, k 0.1 n"):
+                    if not options.quick or name in SHOWN:
                         found.append({"part": "central", "task": task, **poison, **way, "seed": seed})
         for name, poison in FLEETS.items():
             if not options.quick or name == "all devices 40 % random":
@@ -93,6 +96,12 @@ def cells(options: Options) -> list[Cell]:
             for count in COUNTS
         ]
         if not options.quick:
+            found += [
+                {"part": "central", "task": "3 vs 8", **poison, **MACHINES[name], "gamma": gamma, "seed": seed}
+                for gamma in GAMMAS
+                for poison in POISONS.values()
+                for name in SHOWN
+            ]
             found += [
                 {"part": "central", "task": "moon", **poison, **way, "seed": seed}
                 for poison in MOON_POISONS.values()
@@ -139,7 +148,12 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         Bar("8 devices, 512 features: bytes up per device", BYTES, up, 0.0),
     ]  # fmt: skip
     tables = [_central(values, task) for task in ("3 vs 8", "odd/even") if values({"task": task})]
-    tables += [_fleet(values)] + ([_moon(values)] if values({"task": "moon"}) else []) + [_features(values)]
+    tables += (
+        ([] if options.quick else [_gammas(values)])
+        + [_fleet(values)]
+        + ([_moon(values)] if values({"task": "moon"}) else [])
+        + [_features(values)]
+    )
     return Report(bars, tables, NOTES)
 
 
@@ -150,6 +164,16 @@ def _central(values: Any, task: str) -> Table:
     ]
     n = 214 if task == "3 vs 8" else 500
     return Table(f"digits, {task}, n = {n}: accuracy on the other records, mean +- sd", ("poison", *heads), rows)
+
+
+def _gammas(values: Any) -> Table:
+    rows = []
+    for poison, how in POISONS.items():
+        for gamma in sorted((central.GAMMA, *GAMMAS)):
+            ground = {"task": "3 vs 8", **how}
+            cells_ = [told(values({**ground, **MACHINES[name], "gamma": gamma})) for name in SHOWN]
+            rows.append([poison, f"{gamma:g}", *cells_])
+    return Table("digits, 3 vs 8, by the width of the kernel: accuracy, mean +- sd", ("poison", "gamma", *SHOWN), rows)
 
 
 def _fleet(values: Any) -> Table:
