@@ -38,6 +38,10 @@ def tasks_for(name: str) -> Sequence[Task]:
 
         net = {"hidden": [7], "bias": False}
         return [make_task("digits", i, 5, limit=9, model="mlp", net=net) for i in range(5)]
+    if name == "floral":  # it weighs public features of records
+        from edgehold.client.data.kernel import make_task as kernel
+
+        return [kernel(device_index=i, devices=5, limit=9) for i in range(5)]
     if name in ("hyperfl", *PRIVATE):  # they need a PyTorch model
         from edgehold.attacks.eval.data import make_task
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.deaths import help_up
 
 from edgehold.attacks.testbed import Federation, eventually
 from edgehold.client.data import tasks
-from edgehold.core.crashpoints import EXIT_CODE, VARIABLE
+from edgehold.core.crashpoints import VARIABLE
 from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
@@ -69,21 +70,7 @@ def test_the_server_and_every_device_die(bed: Federation, method: str, point: st
     bed.wait_connected(3)
     with contextlib.suppress(FlError):
         bed.submit(plan(name, method))
-    fallen: set[str] = set()
-    while len(fallen) < 4:  # whoever falls is helped up, until each has fallen once
-
-        def found() -> str:
-            down = [client for client in CLIENTS if client not in fallen and not bed.clients[client].alive]
-            return next(iter(down), "server" if "server" not in fallen and not bed.daemon.alive else "")
-
-        victim = eventually(found, 60.0, "the next death")
-        fallen.add(victim)
-        if victim == "server":
-            assert bed.daemon.wait() == EXIT_CODE
-            bed.start_server()
-        else:
-            assert bed.clients[victim].wait() == EXIT_CODE
-            bed.start_client(victim)
+    help_up(bed, CLIENTS)
     eventually(lambda: bed.info(name).state in ("finished", "failed"), 60.0, f"the end of {name}")
     info = bed.info(name)
     assert (info.state, info.error, info.rounds_done) == ("finished", "", 3)

@@ -54,6 +54,9 @@ from edgehold.defenses.dp_ef_sgd import state as dp_ef_sgd
 from edgehold.defenses.dp_ef_sgd.codec import DpEfSgdCodec
 from edgehold.defenses.fedpca import state as fedpca
 from edgehold.defenses.fedpca.codec import FedPcaCodec
+from edgehold.defenses.floral import state as floral
+from edgehold.defenses.floral.codec import FloralCodec
+from edgehold.defenses.floral.features import Fourier, schema_of
 from edgehold.defenses.frl import state as frl
 from edgehold.defenses.frl.codec import FrlCodec
 from edgehold.defenses.frl.coding import entropy_coded
@@ -255,6 +258,7 @@ def _payloads() -> list[Target]:
         *_hypernetworks(whole),
         *_consensus(whole),
         *_subspaces(whole),
+        *_heads(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -362,6 +366,22 @@ def _subspaces(whole: Callable[[Payload], bytes]) -> list[Target]:
             Target(f"{phase} order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
         ]
     return found
+
+
+def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """FLORAL with three classes."""
+    how: dict[str, Any] = {"count": 4, "gamma": 0.5, "feature_seed": 2}
+    schema, settings = schema_of(Fourier(3, 0.5, 4, 2), 3), floral.Settings(**how, clip_norm=1.0)
+    codec, values = FloralCodec(settings), Vector.of(np.linspace(-1, 1, 15, dtype="<f4"))
+    update, order = codec.encode_update(floral.Update(values, 7)), floral.Order(values, floral.Training(**how), 3)
+    return [
+        Target("head", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target(
+            "head order",
+            [whole(codec.encode_order(order))],
+            lambda data: codec.decode_order(Container.split(Bytes(data)), schema),
+        ),
+    ]
 
 
 def _files(folder: Path) -> list[Target]:

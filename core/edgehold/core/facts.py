@@ -49,6 +49,7 @@ _ALL = (
         "Heads of the round that the next one does not list: too long a column, another round or listing",
     ),
     Fact("own_accuracy", "share", "Share of a device's own test records that its personal model classifies correctly"),
+    Fact("labels_contradicted", "share", "Share of a device's training labels that its own trained head contradicts"),
     Fact("bytes_up", "bytes", "Payload bytes received from clients in the round"),
     Fact("bytes_down", "bytes", "Payload bytes sent to clients in the round"),
     Fact("round_seconds", "s", "Time from opening the round to its commit"),

@@ -19,6 +19,7 @@ METHODS: Mapping[str, str] = {
     "dp_sgd": "edgehold.defenses.baselines.dp_sgd",
     "fedavg": "edgehold.defenses.baselines.fedavg",
     "fedpca": "edgehold.defenses.fedpca",
+    "floral": "edgehold.defenses.floral",
     "frl": "edgehold.defenses.frl",
     "hidenseek": "edgehold.defenses.hidenseek",
     "hyperfl": "edgehold.defenses.hyperfl",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgehold.client.data import cifar, custom, images, intrusion, people, sensors, text
+from edgehold.client.data import cifar, custom, images, intrusion, moon, people, sensors, text
 from edgehold.client.data.dataset import Split
 from edgehold.client.data.names import one_of
 from edgehold.core.errors import ConfigError
@@ -26,6 +26,7 @@ class Entry:
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(images.digits, "mlp"),
+    "moon": Entry(moon.moon, "mlp"),
     "mnist": Entry(images.mnist, "small-cnn"),
     "fashion-mnist": Entry(images.fashion_mnist, "small-cnn"),
     "cifar10": Entry(cifar.cifar10, "resnet"),

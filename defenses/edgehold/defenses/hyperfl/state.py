@@ -66,9 +66,7 @@ class Settings(Training, frozen=True, kw_only=True):
 
     def folding(self) -> fedavg.Settings:
         """How changes of phi are combined: FedAvg's settings for it."""
-        return fedavg.Settings(
-            rule=self.rule, rule_options=self.rule_options, liars=self.liars, clip_norm=self.clip_norm
-        )  # fmt: skip
+        return fedavg.folding(self)
 
 
 def layout_of(schema: Schema, how: Training) -> Layout:

@@ -33,6 +33,7 @@ class TaskHeader(_message.Message):
     ADMM_FIELD_NUMBER: _builtins.int
     BRISTLE_FIELD_NUMBER: _builtins.int
     FEDPCA_FIELD_NUMBER: _builtins.int
+    FLORAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgTask: ...
     @_builtins.property
@@ -49,6 +50,8 @@ class TaskHeader(_message.Message):
     def bristle(self) -> Global___BristleTask: ...
     @_builtins.property
     def fedpca(self) -> Global___FedPcaTask: ...
+    @_builtins.property
+    def floral(self) -> Global___FloralTask: ...
     def __init__(
         self,
         *,
@@ -60,12 +63,13 @@ class TaskHeader(_message.Message):
         admm: Global___AdmmTask | None = ...,
         bristle: Global___BristleTask | None = ...,
         fedpca: Global___FedPcaTask | None = ...,
+        floral: Global___FloralTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "floral", b"floral", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "floral", b"floral", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle", "fedpca"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle", "fedpca", "floral"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -83,6 +87,7 @@ class UpdateHeader(_message.Message):
     ADMM_FIELD_NUMBER: _builtins.int
     BRISTLE_FIELD_NUMBER: _builtins.int
     FEDPCA_FIELD_NUMBER: _builtins.int
+    FLORAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fedavg(self) -> Global___FedAvgUpdate: ...
     @_builtins.property
@@ -99,6 +104,8 @@ class UpdateHeader(_message.Message):
     def bristle(self) -> Global___BristleUpdate: ...
     @_builtins.property
     def fedpca(self) -> Global___FedPcaUpdate: ...
+    @_builtins.property
+    def floral(self) -> Global___FloralUpdate: ...
     def __init__(
         self,
         *,
@@ -110,12 +117,13 @@ class UpdateHeader(_message.Message):
         admm: Global___AdmmUpdate | None = ...,
         bristle: Global___BristleUpdate | None = ...,
         fedpca: Global___FedPcaUpdate | None = ...,
+        floral: Global___FloralUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "floral", b"floral", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admm", b"admm", "bristle", b"bristle", "dp_ef_sgd", b"dp_ef_sgd", "fedavg", b"fedavg", "fedpca", b"fedpca", "floral", b"floral", "frl", b"frl", "hidenseek", b"hidenseek", "hyperfl", b"hyperfl", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle", "fedpca"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["fedavg", "frl", "hidenseek", "dp_ef_sgd", "hyperfl", "admm", "bristle", "fedpca", "floral"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -792,3 +800,93 @@ class FedPcaUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FedPcaUpdate: _TypeAlias = FedPcaUpdate  # noqa: Y015
+
+@_typing.final
+class FloralTask(_message.Message):
+    """Body of task and update alike: a head over public features, float32: for each feature a weight per output, then a bias per
+    output. In the task the global head, in the update the device's own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    GAMMA_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FEATURE_SEED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    PLAYS_FIELD_NUMBER: _builtins.int
+    FLIPS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    READOUT_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Training seed of the run."""
+    features: _builtins.str
+    """The features: "fourier" or "nystrom"."""
+    gamma: _builtins.float
+    """Of the Gaussian kernel that they stand for."""
+    count: _builtins.int
+    feature_seed: _builtins.int
+    """Fourier features are drawn from it; public."""
+    cost: _builtins.float
+    """C of the support vector machine."""
+    step: _builtins.float
+    """Of its dual weights; 0 for 0.3 over the largest eigenvalue of the kernel."""
+    plays: _builtins.int
+    """Rounds of the game in one round of the run."""
+    flips: _builtins.float
+    """Labels flipped in each round of the game, among `budget` of the weightiest records (0: twice as many): below 1 a share."""
+    budget: _builtins.float
+    mode: _builtins.str
+    """"one_shot" or "coupled"."""
+    readout: _builtins.str
+    """"averaged" or "last"."""
+    form: _builtins.str
+    """"exact" or "released"."""
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        features: _builtins.str = ...,
+        gamma: _builtins.float = ...,
+        count: _builtins.int = ...,
+        feature_seed: _builtins.int = ...,
+        cost: _builtins.float = ...,
+        step: _builtins.float = ...,
+        plays: _builtins.int = ...,
+        flips: _builtins.float = ...,
+        budget: _builtins.float = ...,
+        mode: _builtins.str = ...,
+        readout: _builtins.str = ...,
+        form: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cost", b"cost", "count", b"count", "feature_seed", b"feature_seed", "features", b"features", "flips", b"flips", "form", b"form", "gamma", b"gamma", "mode", b"mode", "plays", b"plays", "readout", b"readout", "seed", b"seed", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FloralTask: _TypeAlias = FloralTask  # noqa: Y015
+
+@_typing.final
+class FloralUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    """Claimed by the client, never trusted: the plan caps what it can weigh."""
+    def __init__(
+        self,
+        *,
+        samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FloralUpdate: _TypeAlias = FloralUpdate  # noqa: Y015

@@ -30,6 +30,7 @@ REPRODUCTIONS = {
     "dp_ef_sgd_fashion": "edgehold.attacks.eval.reproductions.dp_ef_sgd_fashion",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",
     "fedpca": "edgehold.attacks.eval.reproductions.fedpca",
+    "floral": "edgehold.attacks.eval.reproductions.floral",
     "frl": "edgehold.attacks.eval.reproductions.frl",
     "frl_cifar10": "edgehold.attacks.eval.reproductions.frl_cifar10",
     "frl_daemons": "edgehold.attacks.eval.reproductions.frl_daemons",

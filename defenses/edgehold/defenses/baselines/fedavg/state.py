@@ -1,7 +1,7 @@
 """What FedAvg is set to, what it sends, what comes back, what the server keeps."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -47,6 +47,15 @@ class Settings(Training, frozen=True, kw_only=True):
         from edgehold.defenses.baselines.rules import recipe  # a device that decodes orders has no use for the rules
 
         recipe(self.rule, self.rule_options).check(updates, self.liars)
+
+
+def folding(settings: Any) -> Settings:
+    """FedAvg's settings for a method that folds by its rules. settings: with `rule`, `rule_options`, `liars` and
+    `clip_norm`.
+    """
+    return Settings(
+        rule=settings.rule, rule_options=settings.rule_options, liars=settings.liars, clip_norm=settings.clip_norm
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
