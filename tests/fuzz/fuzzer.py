@@ -39,7 +39,8 @@ from edgehold.client.letters import signed
 from edgehold.client.live import Bad, CsvReader, JsonReader
 from edgehold.client.policy import Policy
 from edgehold.core import keys
-from edgehold.core.anomaly import Reading, schema_of
+from edgehold.core.anomaly import Reading
+from edgehold.core.anomaly import schema_of as detector_schema
 from edgehold.core.config import convert, parse_toml
 from edgehold.core.contract import Container, Payload
 from edgehold.core.errors import ConfigError, FlError, IdentityError
@@ -348,10 +349,10 @@ def _consensus(whole: Callable[[Payload], bytes]) -> list[Target]:
 
 def _subspaces(whole: Callable[[Payload], bytes]) -> list[Target]:
     """FedPCA's update and order in each phase."""
-    schema, codec = schema_of(4, 2), FedPcaCodec(fedpca.Settings(bins=8))
+    schema, codec = detector_schema(4, 2), FedPcaCodec(fedpca.Settings(bins=8))
     basis = np.eye(4, 2, dtype=np.float32)
     mean, width, reading = np.zeros(4, np.float32), np.ones(4, np.float32), Reading("log", 5.0, 7)
-    updates = {
+    updates: dict[str, fedpca.Update] = {
         "standardise": fedpca.Moments(3, np.arange(4.0), np.arange(4.0) ** 2),
         "subspace": fedpca.Basis(3, True, basis),
         "threshold": fedpca.Histogram(3, np.array([0, 1, 2, 0, 0, 0, 0, 0], dtype="<u4")),
