@@ -11,6 +11,9 @@ GRID = (*(-size for size in reversed(_SIZES)), 0.0, *_SIZES)
 STOP = 1e-5
 """Where bisections end, as a share of the factor. Source: Shejwalkar and Houmansadr 2021, algorithm 1 (there absolute)."""
 
+GAIN = 1.0 + 1e-6
+"""What doubling a factor must multiply the score with to go on: less is rounding, or a rule that has seen enough."""
+
 Score = Callable[[float], float]
 Tried = list[tuple[float, float]]
 """(factor, score) pairs."""
@@ -28,7 +31,7 @@ def golden(score: Score, grid: Sequence[float], steps: int, farther: int = 0) ->
         edge, top = tried[best]
         for _ in range(farther):
             tried.append((2 * edge, score(2 * edge)))
-            if tried[-1][1] <= top:
+            if tried[-1][1] <= top * GAIN:
                 low, high = sorted((edge, 2 * edge))
                 break
             low, high = sorted((edge, 2 * edge))
