@@ -40,11 +40,13 @@ class Alie:
     """mean + sign * z * sd of the known honest updates, coordinate by coordinate (sd divided by their number - 1).
 
     z: None for the one of `supported_z`. sign: -1, +1, or 0 to try both on the server's rule and keep the one that does more
-    harm.
+    harm. margin: by which share the upper side must be worse to be taken. On a rule that treats both sides alike, such as the
+    average, rounding would change sides from round to round without it, and the lies would cancel.
     """
 
     z: float | None = None
     sign: Side = -1
+    margin: float = 1e-3
     fewest = 2
     remembers = False
 
@@ -53,6 +55,8 @@ class Alie:
             raise ConfigError(f"sign = {self.sign}; allowed: -1, 0, 1")
         if self.z is not None and not (self.z > 0 and isfinite(self.z)):
             raise ConfigError(f"z = {self.z}; it must be finite and above 0")
+        if not self.margin >= 0:
+            raise ConfigError(f"margin = {self.margin}; it must not be below 0")
 
     @property
     def needs(self) -> Knowledge:
@@ -66,7 +70,8 @@ class Alie:
         if self.sign:
             return sight.everyone(middle + self.sign * z * spread)
         line = along(sight, middle, spread)
-        return sight.everyone(middle + max((-z, z), key=line.exact) * spread)
+        above = line.exact(z) > (1.0 + self.margin) * line.exact(-z)
+        return sight.everyone(middle + (z if above else -z) * spread)
 
 
 def make(

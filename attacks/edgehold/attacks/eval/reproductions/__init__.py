@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgehold.attacks.eval.cells import Cell, Played
 
 REPRODUCTIONS = {
+    "byzantine": "edgehold.attacks.eval.reproductions.byzantine",
     "dp_ef_sgd": "edgehold.attacks.eval.reproductions.dp_ef_sgd",
     "dp_ef_sgd_fashion": "edgehold.attacks.eval.reproductions.dp_ef_sgd_fashion",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",

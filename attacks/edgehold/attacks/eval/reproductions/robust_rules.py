@@ -35,7 +35,7 @@ CLEAN = "none"
 _GRID = (-20.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 20.0)
 ATTACKS: dict[str, Attack] = {
     "sign flip x5": SignFlip(5.0),
-    "ALIE z1.5": Alie(1.5, 0),
+    "ALIE z1.5": Alie(1.5, 0, 0.0),
     "ALIE searched": Optimised("alie", _GRID, 4, 0),
     "IPM searched": Optimised("ipm", _GRID, 4, 0),
 }
