@@ -136,47 +136,12 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         scores = [_values(played, attack, rule, control, "accuracy") for rule in rules]
         rows.append([attack, _how(control), *(told(found) for found in scores)])
     collapse = {name: how for name, how in CONTROLS.items() if how.measure == "accuracy" and how.rounds == ROUNDS}
-    means = [[statistics.fmean(_values(played, name, rule, how, "accuracy")) for name, how in collapse.items()] for rule in
-    rules] rows.append(["worst of them", "", *(f"{min(found):.3f}" for found in means)])
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-    
-     aimed = [
+    worst = []
+    for rule in rules:
+        means = [statistics.fmean(_values(played, name, rule, how, "accuracy")) for name, how in collapse.items()]
+        worst.append(f"{min(means):.3f}")
+    rows.append(["worst of them", "", *worst])
+    aimed = [
         [attack, control.measure, *(told(_cost(played, attack, control, rule)) for rule in rules)]
         for attack, control in CONTROLS.items()
         if control.measure != "accuracy"
