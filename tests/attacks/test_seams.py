@@ -57,7 +57,7 @@ def go(rounds: int = 4, method: str = "", **how: Any) -> engine.Result:
     ],
 )
 def test_a_liar_alone_sends_what_a_conspirator_alone_sends(attack: str, options: dict[str, Any], granted: Knowledge) -> None:
-    rule = {"rule": "centred_clipping", "rule_options": {"radius": 1.0}, "liars": 1} if granted.rule else {}
+    rule: dict[str, Any] = {"rule": "centred_clipping", "rule_options": {"radius": 1.0}, "liars": 1} if granted.rule else {}
     known = ServerRule("centred_clipping", 1, {"radius": 1.0}) if granted.rule else None
     liar = {"c2": device.make(attack, options, **rule)}
     plot = Plot(frozenset({"c2"}), registry.attack_of(attack, options), granted, known)
@@ -82,8 +82,8 @@ ORDER = Order(Vector.of(np.zeros(3, np.float32)), Training(), 0)
 )
 def test_colluders_share_a_folder_and_send_what_conspirators_send(tmp_path: Path, attack: str, options: dict[str, Any]) -> None:
     told = ServerRule("trimmed_mean", 1) if registry.find(attack).needs.rule else None
-    rule = {"rule": "trimmed_mean", "liars": 1} if told else {}
-    liars = device.make(attack, options, str(tmp_path / "talk"), 2, 6, 20.0, **rule)  # type: ignore[arg-type]
+    rule: dict[str, Any] = {"rule": "trimmed_mean", "liars": 1} if told else {}
+    liars = device.make(attack, options, str(tmp_path / "talk"), 2, 6, 20.0, **rule)
     sent: dict[str, FloatArray] = {}
 
     def work(client: str, steps: float) -> None:
@@ -128,7 +128,7 @@ def test_a_device_cannot_know_everything() -> None:
         ({"attack": "backdoor"}, "backdoor:make as entry"),
     ):
         with pytest.raises(ConfigError, match=says):
-            device.make(**wrong)  # type: ignore[arg-type]
+            device.make(**wrong)
     assert Named("edgehold.attacks.byzantine.device:make", {"attack": "zero"})(methods.client_side("fedavg"), "a")
 
 

@@ -45,7 +45,7 @@ def flipped(
 def make(
     how: How = "reverse", classes: int = 10, source: int = 7, target: int = 1, share: float = 1.0, seed: int = 0
 ) -> Adversary:  # fmt: skip
-    """Learns from flipped labels; the same ones in every round. share: of the records that the flip can change, above 0 to 1."""
+    """Learns from flipped labels; the same ones in every round. share: of the records that the flip can change, at most 1."""
     if how not in get_args(How):
         raise ConfigError(f"how = {how!r}{suggest(how, list(get_args(How)))}")
     if classes < 2 or not (0 <= source < classes and 0 <= target < classes and source != target):

@@ -41,7 +41,7 @@ class Sight:
 
     @property
     def known(self) -> Mapping[str, FloatArray]:
-        """Honest changes that stand for what honest clients send: everybody else's, or the liars' own where those are hidden."""
+        """Honest changes that stand for what honest clients send: everybody else's, or the liars' own where hidden."""
         return self.others or self.own
 
     def everyone(self, lie: Array) -> Lies:

@@ -154,7 +154,7 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     ]
     notes = [
         "Success: share of test records of other classes that the trigger turns into the target. Recall: of one class, lost.",
-        "zero is played for 3 rounds on even data, where a standstill shows, and so is its clean run; it is not among the worst.",
+        "zero is played for 3 rounds on even data, where a standstill shows; so is its clean run. It is not among the worst.",
         "model_replacement has one liar. Targeted attacks mean to keep accuracy and are not among the worst either.",
         "relocated is told centred clipping, fang_krum krum, whatever the server does. Rules are told how many lie.",
     ]
