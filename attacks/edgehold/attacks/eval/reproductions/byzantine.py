@@ -28,14 +28,15 @@ from edgehold.defenses import registry as methods
 from edgehold.server import engine
 
 NAME = "byzantine"
-SUMMARY = "Every Byzantine attack against the average (its control) and six rules, 6 liars of 16, digits in shards"
+SUMMARY = "Every Byzantine attack against the average (its control) and four rules, 6 liars of 16, digits in shards"
 
 HONEST, LIARS, ROUNDS, CHANCE = 10, 6, 12, 0.1
 CLEAN, AVERAGE = "none", "average"
 RULES: Mapping[str, Mapping[str, Any]] = {
-    AVERAGE: {}, "median": {}, "trimmed_mean": {}, "krum": {}, "geometric_median": {}, "nnm+trimmed_mean": {},
-    "centred_clipping": {"radius": 0.5},
+    AVERAGE: {}, "trimmed_mean": {}, "krum": {}, "nnm+trimmed_mean": {}, "centred_clipping": {"radius": 0.5},
 }  # fmt: skip
+TABLED = 3
+"""Seeds behind a row of a rule, where no bar stands."""
 SOURCE, TARGET = 7, 0
 
 
@@ -85,10 +86,10 @@ that stopped working, not to rank them.
 
 
 def cells(options: Options) -> list[Cell]:
-    """Every attack and its clean runs, against the average with all seeds; against rules with all seeds unless quick."""
+    """Every attack and its clean runs, against the average with all seeds; unless quick, against rules with a few."""
     found: list[Cell] = []
     for rule in (AVERAGE,) if options.quick else RULES:
-        for seed in range(options.seeds):
+        for seed in range(options.seeds if rule == AVERAGE else min(options.seeds, TABLED)):
             kinds = sorted({(how.liars, how.rounds, how.partition) for how in CONTROLS.values()})
             found += [_cell(rule, CLEAN, seed, Control(0.0, {}, rounds, liars=n, partition=deal)) for n, rounds, deal in kinds]
             found += [_cell(rule, attack, seed, how) for attack, how in CONTROLS.items()]
@@ -156,7 +157,7 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         "Success: share of test records of other classes that the trigger turns into the target. Recall: of one class, lost.",
         "zero is played for 3 rounds on even data, where a standstill shows; so is its clean run. It is not among the worst.",
         "model_replacement has one liar. Targeted attacks mean to keep accuracy and are not among the worst either.",
-        "relocated is told centred clipping, fang_krum krum, whatever the server does. Rules are told how many lie.",
+        f"Rules have {TABLED} seeds. relocated is told centred clipping, fang_krum krum, whatever the server does. Rules are told how many lie.",
     ]
     if broken := sum("broken" in one.value for one in played):
         notes.append(f"{broken} run(s) ended because the attack blew up the model: they count as {CHANCE}.")
