@@ -157,7 +157,8 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         "Success: share of test records of other classes that the trigger turns into the target. Recall: of one class, lost.",
         "zero is played for 3 rounds on even data, where a standstill shows; so is its clean run. It is not among the worst.",
         "model_replacement has one liar. Targeted attacks mean to keep accuracy and are not among the worst either.",
-        f"Rules have {TABLED} seeds. relocated is told centred clipping, fang_krum krum, whatever the server does. Rules are told how many lie.",
+        f"Rules are told how many lie and have {TABLED} seeds.",
+        "relocated is told centred clipping and fang_krum krum, whatever the server does.",
     ]
     if broken := sum("broken" in one.value for one in played):
         notes.append(f"{broken} run(s) ended because the attack blew up the model: they count as {CHANCE}.")
