@@ -8,6 +8,7 @@ from functools import lru_cache
 import pytest
 
 from edgehold.attacks.byzantine import registry
+from edgehold.attacks.eval.cells import Played
 from edgehold.attacks.eval.reproductions import Options, byzantine
 from edgehold.attacks.eval.reproductions.byzantine import AVERAGE, CLEAN, CONTROLS, RULES, Control
 
@@ -43,6 +44,20 @@ def test_a_quick_report_has_every_control_and_a_full_one_every_rule() -> None:
     assert {cell["rule"] for cell in quick} == {AVERAGE}
     assert {cell["attack"] for cell in quick} == {CLEAN, *CONTROLS}
     assert {cell["rule"] for cell in byzantine.cells(Options(1))} == set(RULES)
+
+
+def test_the_report_tells_harmless_attacks_apart() -> None:
+    """Made-up outcomes: where attacks do what the clean runs do no bar holds, where they do all they can every one does."""
+    options = Options(2, quick=True)
+    calm = {"accuracy": 0.8, "recall": 0.9, "success": 0.0, "success_bars": 0.0}
+    wild = {"accuracy": 0.1, "recall": 0.0, "success": 1.0, "success_bars": 1.0}
+    cells = byzantine.cells(options)
+    harmless = byzantine.judge(options, [Played(cell, calm, 0.0, "") for cell in cells])
+    assert not any(bar.holds for bar in harmless.bars)
+    lost = byzantine.judge(options, [Played(cell, calm if cell["attack"] == CLEAN else wild, 0.0, "") for cell in cells])
+    assert len(lost.bars) == len(CONTROLS)
+    assert lost.holds
+    assert lost.tables[0].rows[-1][2] == "0.100"
 
 
 def test_loud_attacks_are_held_by_a_rule() -> None:
