@@ -188,6 +188,13 @@ def test_poisoned_fl_shrinks_when_its_push_does_not_show() -> None:
     assert (np.sign(agreed["a"]) == signs).all()
 
 
+def test_what_follows_the_model_needs_one() -> None:
+    for name in ("poisoned_fl", "relocated"):
+        with pytest.raises(ConfigError, match="follows the global model"):
+            registry.attack_of(name, {} if name == "poisoned_fl" else {"tau": 1.0}).lie(sight(model=None))
+    assert registry.attack_of("zero", {}).lie(sight(model=None))["a"].tolist() == [0, 0]
+
+
 def test_relocated_around_the_last_result() -> None:
     # The model went from 0 to (0, 3): that is the centre. The mean is (2, -1): away from it is (-2, 4), of length sqrt(20).
     seen = sight(model=np.array([0, 3], np.float32), memory={LAST: np.zeros(2, np.float32)})

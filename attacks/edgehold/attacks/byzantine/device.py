@@ -18,7 +18,7 @@ from edgehold.attacks.byzantine.sight import LAST, Attack, Sight
 from edgehold.attacks.byzantine.wrap import Liar, Memory
 from edgehold.core.contract import Adversary, ClientSide
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import Array, FloatArray
+from edgehold.core.vectors import Array, FloatArray, Vector
 
 if TYPE_CHECKING:
     from edgehold.attacks.byzantine.rule import ServerRule
@@ -45,15 +45,18 @@ def adversary(
 
     def wrapped(honest: ClientSide[Any, Any, Any], client: str) -> ClientSide[Any, Any, Any]:
         def lie(order: Any, delta: FloatArray, rng: np.random.Generator, memory: Memory) -> Array:
-            model = order.model.whole()
+            carried = getattr(order, "model", None)
+            model = carried.whole() if isinstance(carried, Vector) and carried.size == len(delta) else None
             own = {client: delta}
             if channel is not None and attack.needs.reach > Reach.OWN:
-                own = channel.share(client, round_key(order.model), delta)
+                if not isinstance(carried, Vector):
+                    raise ConfigError("colluders tell rounds by the order's model, and this method's orders carry none")
+                own = channel.share(client, round_key(carried), delta)
             found: Array = delta
             if len(own) >= attack.fewest:
                 sight = Sight(own, {}, model, cohort or colluders + 1, colluders, rng, memory, rule)
                 found = attack.lie(sight).get(client, delta)
-            if remembers:
+            if remembers and model is not None:
                 memory[LAST] = model
             return found
 

@@ -28,8 +28,7 @@ class Gaussian(Forgetful):
 
     def lie(self, sight: Sight) -> Lies:
         """See the class."""
-        size = len(sight.model)
-        return {client: sight.rng.standard_normal(size, dtype=np.float32) * np.float32(self.sd) for client in sight.own}
+        return {client: sight.rng.standard_normal(sight.size, dtype=np.float32) * np.float32(self.sd) for client in sight.own}
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Zero(Forgetful):
 
     def lie(self, sight: Sight) -> Lies:
         """See the class."""
-        return sight.everyone(np.zeros_like(sight.model))
+        return sight.everyone(np.zeros(sight.size, np.float32))
 
 
 @dataclass(frozen=True)

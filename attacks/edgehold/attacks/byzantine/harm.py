@@ -47,7 +47,9 @@ def along(sight: Sight, base: Array, push: Array) -> Along:
         return sight.rule.line(sight, base, push)
     if sight.outcome is not None:
         return Asked(sight, sight.outcome, base, push)
-    raise NotGranted("the harm of a lie depends on the server's rule; grant knowledge of it (+A)", field="knowledge")
+    raise NotGranted(
+        "the harm of a lie depends on the server's rule; grant knowledge of it (+A) to a method of changes", field="knowledge"
+    )
 
 
 def distance(outcome: Outcome, lies: Lies, middle: Array) -> float:

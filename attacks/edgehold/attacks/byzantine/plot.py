@@ -51,12 +51,13 @@ class Plot:
         own = {client: delta_of(update).whole() for client, update in view.own.items()}
         everybody = self.granted.reach >= Reach.ROUND
         others = {client: delta_of(update).whole() for client, update in view.honest.items()} if everybody else {}
-        clients, model = len(view.own) + len(view.honest), view.model.whole()
+        clients = len(view.own) + len(view.honest)
+        model = view.model.whole() if all(len(change) == view.model.size for change in own.values()) else None
         memory = {} if self._mind is None else self._mind.memory
-        outcome = self._outcome(view, model) if self.granted.rule else None
+        outcome = self._outcome(view, model) if self.granted.rule and model is not None else None
         sight = Sight(own, others, model, clients, len(own), view.rng, memory, self.rule, outcome)
         lies: Lies = self.attack.lie(sight) if len(sight.known) >= self.attack.fewest else {}
-        if self._mind is not None:
+        if self._mind is not None and model is not None:
             self._mind.memory[LAST] = model
         return {client: with_delta(view.own[client], lie) for client, lie in lies.items()}
 

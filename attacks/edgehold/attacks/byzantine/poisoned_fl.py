@@ -45,6 +45,7 @@ class PoisonedFl:
     def lie(self, sight: Sight) -> Lies:
         """See the class."""
         memory, step = sight.memory, last_step(sight)
+        assert sight.model is not None, "last_step has looked"
         if step is None:
             memory[BEGUN], memory[SEEN], memory[FACTOR] = sight.model, np.zeros(1), np.array([self.factor])
             return {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgehold.attacks.byzantine.knowledge import Knowledge
+from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, FloatArray, blocks
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ Outcome = Callable[[Lies], Array]
 class Sight:
     """A round as liars see it.
 
-    own: the liars' honest changes, (d,) float32, by client id in ascending order (on a device of one that tells nobody: its
-        own); others: everybody else's, empty where that is not granted. model: (d,) float32, the global model before the round.
+    own: the liars' honest changes, (d,) float32, by client id in ascending order (on a device that tells nobody: its own);
+        others: everybody else's, empty where that is not granted.
+    model: (d,) float32, the global model before the round; None for methods whose updates are no changes of one.
     clients, liars: in the round, as far as the liars know.
     memory: what the attack wrote here in earlier rounds; it may write. `LAST` is the seam's.
     rule: the server's rule; outcome: the server itself, to ask; both None where the rule is not granted.
@@ -31,7 +33,7 @@ class Sight:
 
     own: Mapping[str, FloatArray]
     others: Mapping[str, FloatArray]
-    model: FloatArray
+    model: FloatArray | None
     clients: int
     liars: int
     rng: np.random.Generator
@@ -43,6 +45,11 @@ class Sight:
     def known(self) -> Mapping[str, FloatArray]:
         """Honest changes that stand for what honest clients send: everybody else's, or the liars' own where hidden."""
         return self.others or self.own
+
+    @property
+    def size(self) -> int:
+        """d."""
+        return len(next(iter(self.own.values())))
 
     def everyone(self, lie: Array) -> Lies:
         """The same lie from all."""
@@ -89,8 +96,11 @@ LAST = "last model"
 def last_step(sight: Sight) -> Array | None:
     """(d,) float64: what the global model did since the liars saw it last; None where they never did.
 
-    With every client in every round, no server momentum and learning rate 1 this is the rule's last result.
+    With every client in every round, no server momentum and learning rate 1 this is the rule's last result. `ConfigError` where
+    there is no global model to follow.
     """
+    if sight.model is None:
+        raise ConfigError("this attack follows the global model, which this method's orders do not carry; choose another")
     if LAST not in sight.memory:
         return None
     return sight.model.astype(np.float64) - sight.memory[LAST]
