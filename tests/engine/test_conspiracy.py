@@ -7,7 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from edgehold.attacks.eval.conspiracies import Alie, Ipm, Searched, SignFlip
+from edgehold.attacks.byzantine.alie import Alie
+from edgehold.attacks.byzantine.ipm import Ipm
+from edgehold.attacks.byzantine.optimised import Optimised
+from edgehold.attacks.byzantine.plot import Plot
+from edgehold.attacks.byzantine.sight import Attack
+from edgehold.attacks.byzantine.sign_flip import SignFlip
 from edgehold.client.data.synthetic import SyntheticTask
 from edgehold.core.errors import FlError, RejectedUpdate
 from edgehold.core.plan import parse_plan
@@ -39,16 +44,16 @@ def go(conspiracy: Conspiracy | None, method: str = "", cohort: str = "size = 5\
 
 
 @pytest.mark.parametrize(
-    ("conspiracy", "sum_of_lies"),
+    ("attack", "sum_of_lies"),
     [
-        (SignFlip(LIARS, 2.0), 2 * -18.0),
-        (Ipm(LIARS, 0.5), 2 * -1.5),  # the honest mean is 3
-        (Alie(LIARS, 1.5, -1), 2 * (3 - 1.5 * 2)),  # and their sd, dividing by two, is 2
-        (Alie(LIARS, 1.5, 1), 2 * (3 + 1.5 * 2)),
+        (SignFlip(2.0), 2 * -18.0),
+        (Ipm(0.5), 2 * -1.5),  # the honest mean is 3
+        (Alie(1.5, -1), 2 * (3 - 1.5 * 2)),  # and their sd, dividing by two, is 2
+        (Alie(1.5, 1), 2 * (3 + 1.5 * 2)),
     ],
 )
-def test_lies_by_hand(conspiracy: Conspiracy, sum_of_lies: float) -> None:
-    assert go(conspiracy).model.whole().tolist() == [np.float32((9 + sum_of_lies) / 5)] * 2
+def test_lies_by_hand(attack: Attack, sum_of_lies: float) -> None:
+    assert go(Plot(LIARS, attack)).model.whole().tolist() == [np.float32((9 + sum_of_lies) / 5)] * 2
 
 
 @dataclass
@@ -108,18 +113,18 @@ def test_lies_that_break_the_law_are_refused_and_spares_stand_in() -> None:
 def test_a_searched_factor_does_at_least_as_much_harm_as_any_fixed_one(kind: Any, rule: str) -> None:
     method = f'rule = "{rule}"\nliars = {0 if rule == "average" else 2}'
 
-    def harm(conspiracy: Conspiracy) -> float:
-        return float(np.linalg.norm(go(conspiracy, method).model.whole().astype(np.float64) - 3.0))
+    def harm(attack: Attack) -> float:
+        return float(np.linalg.norm(go(Plot(LIARS, attack), method).model.whole().astype(np.float64) - 3.0))
 
-    worst = harm(Searched(LIARS, kind))
+    worst = harm(Optimised(kind))
     signs: tuple[Literal[-1, 1], ...] = (-1, 1)
-    alie: list[Conspiracy] = [Alie(LIARS, z, sign) for z in (0.5, 1, 5) for sign in signs]
-    fixed = alie if kind == "alie" else [Ipm(LIARS, tau) for tau in (0.1, 0.5, 2.0, 20.0)]
+    alie: list[Attack] = [Alie(z, sign) for z in (0.5, 1, 5) for sign in signs]
+    fixed = alie if kind == "alie" else [Ipm(tau) for tau in (0.1, 0.5, 2.0, 20.0)]
     assert worst >= max(map(harm, fixed)) - 1e-6
     assert worst > 0
 
 
 def test_an_even_search_tries_both_signs() -> None:
     # The median of 1, 3, 5 and two lies: on either side it can be moved to 1 or to 5, as far from 3.
-    found = go(Alie(LIARS, 5.0), 'rule = "median"\nliars = 2').model.whole()
+    found = go(Plot(LIARS, Alie(5.0, 0)), 'rule = "median"\nliars = 2').model.whole()
     assert abs(found[0] - 3.0) == pytest.approx(2.0)

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 
+from edgehold.attacks.byzantine import registry as attack_registry
 from edgehold.attacks.eval import app, reproductions
 from edgehold.attacks.eval.bars import Bar, Report, Table
 from edgehold.attacks.eval.cells import Cell, Played
@@ -35,7 +37,7 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_help_teaches() -> None:
-    for words in ((), ("simulate",), ("reproduce",), ("facts",)):
+    for words in ((), ("simulate",), ("reproduce",), ("facts",), ("attacks",)):
         text = fl_eval(*words, "--help").output
         assert "Usage" in text
     assert "fl-eval simulate plan.toml" in fl_eval("simulate", "--help").output
@@ -89,6 +91,25 @@ def test_liars_lie(plan: Path) -> None:
     assert "not_finite" in found["message"]
     flip = ("--liars", "1", "--adversary", "edgehold.attacks.byzantine.sign_flip:make", "--adversary-option", "scale=3.0")
     assert json.loads(fl_eval(*arguments, *flip).stdout)["digest"] != honest["digest"]
+
+
+def test_attacks_are_listed() -> None:
+    found = json.loads(fl_eval("attacks", "--json").stdout)
+    assert [one["name"] for one in found] == list(attack_registry.ATTACKS)
+    assert {one["needs"] for one in found} == {"K0", "K1", "K1+A", "K2"}
+    text = fl_eval("attacks").stdout
+    assert all(one["name"] in text for one in found)
+    assert "Shejwalkar" in fl_eval("attacks", "min_max").stdout
+    assert json.loads(fl_eval("attacks", "mimic", "--json").stdout)[0]["needs"] == "K2"
+    assert 'did you mean "min_max"' in fl_eval("attacks", "minmax", expect=1).stderr
+
+
+def test_entries_of_attacks_exist() -> None:
+    for card in attack_registry.ATTACKS.values():
+        module, _, name = card.entry.partition(":")
+        assert callable(getattr(import_module(module), name)), card
+        assert card.nist in ("Model Poisoning", "Availability Poisoning", "Targeted Poisoning", "Backdoor Poisoning")
+        assert card.goal in ("availability", "integrity")
 
 
 @pytest.mark.parametrize(

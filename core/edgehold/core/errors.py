@@ -200,6 +200,12 @@ class ConfigError(FlError):
         self.field = field
 
 
+class NotGranted(ConfigError):
+    """An attack asks for more knowledge than its plan grants: updates of others, or the server's rule."""
+
+    code = "not_granted"
+
+
 class PolicyRefused(FlError):
     """The device owner's policy forbids the task."""
 

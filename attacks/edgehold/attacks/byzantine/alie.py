@@ -1,21 +1,23 @@
 """A little is enough (ALIE): stay so close to the honest spread that no rule can tell, always on the same side.
 
-Knowledge K1: the colluders know each other's honest updates and nothing else. They share them through a folder of their own,
-behind the server's back. Source: Baruch et al. 2019, algorithm 3; z as there unless given.
+Knowledge K1: liars share their honest updates (`channel`); K2: everybody's. To try both sides takes the server's rule (+A).
+Source: Baruch et al. 2019, algorithm 3; z as there unless given.
+In client.toml: [adversary] entry = "edgehold.attacks.byzantine.alie:make", options = {folder = "...", colluders = 2}.
 """
 
-from math import floor
-from pathlib import Path
+from dataclasses import dataclass
+from math import floor, isfinite
 from statistics import NormalDist
-from typing import Any
+from typing import Literal
 
-import numpy as np
-
-from edgehold.attacks.byzantine.channel import Channel, round_key
-from edgehold.attacks.byzantine.wrap import Liar
-from edgehold.core.contract import Adversary, ClientSide
+from edgehold.attacks.byzantine.device import adversary
+from edgehold.attacks.byzantine.harm import along
+from edgehold.attacks.byzantine.knowledge import K1, K1_RULE, Knowledge
+from edgehold.attacks.byzantine.sight import Lies, Sight, moments
+from edgehold.core.contract import Adversary
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import FloatArray, blocks
+
+Side = Literal[-1, 0, 1]
 
 
 def supported_z(cohort: int, colluders: int) -> float:
@@ -33,33 +35,47 @@ def supported_z(cohort: int, colluders: int) -> float:
     return z if z > 0 else 0.3
 
 
-def make(
-    folder: str, colluders: int = 2, cohort: int = 8, z: float | None = None, sign: int = -1, wait_s: float = 5.0
-) -> Adversary:
-    """Sends mean + sign * z * sd of the colluders' honest updates, coordinate by coordinate (sd divided by colluders - 1).
+@dataclass(frozen=True)
+class Alie:
+    """mean + sign * z * sd of the known honest updates, coordinate by coordinate (sd divided by their number - 1).
 
-    folder: shared by the colluders alone, made if missing; colluders: how many there are, at least 2; cohort: clients in
-    a round; wait_s: how long to wait for the others' updates of this round. After that their latest ones serve, from
-    whatever round, and without any the honest update is sent.
+    z: None for the one of `supported_z`. sign: -1, +1, or 0 to try both on the server's rule and keep the one that does more
+    harm. margin: by which share the upper side must be worse to be taken. On a rule that treats both sides alike, such as the
+    average, rounding would change sides from round to round without it, and the lies would cancel.
     """
-    if colluders < 2 or cohort <= colluders:
-        raise ConfigError(f"colluders = {colluders} of cohort = {cohort}; allowed: 2 to {cohort - 1}")
-    if sign not in (-1, 1):
-        raise ConfigError(f"sign = {sign}; allowed: -1, 1")
-    shift = sign * (supported_z(cohort, colluders) if z is None else z)
-    channel = Channel(Path(folder), colluders, wait_s)
 
-    def adversary(honest: ClientSide[Any, Any, Any], client: str) -> ClientSide[Any, Any, Any]:
-        def lie(order: Any, delta: FloatArray, rng: np.random.Generator) -> FloatArray:
-            known = channel.share(client, round_key(order.model), delta)
-            if len(known) < 2:
-                return delta
-            out = np.empty_like(delta)
-            for start, stop in blocks(len(delta)):
-                values = np.array([update[start:stop] for update in known], dtype=np.float64)
-                out[start:stop] = values.mean(axis=0) + shift * values.std(axis=0, ddof=1)
-            return out
+    z: float | None = None
+    sign: Side = -1
+    margin: float = 1e-3
+    fewest = 2
+    remembers = False
 
-        return Liar(honest, lie)
+    def __post_init__(self) -> None:
+        if self.sign not in (-1, 0, 1):
+            raise ConfigError(f"sign = {self.sign}; allowed: -1, 0, 1")
+        if self.z is not None and not (self.z > 0 and isfinite(self.z)):
+            raise ConfigError(f"z = {self.z}; it must be finite and above 0")
+        if not self.margin >= 0:
+            raise ConfigError(f"margin = {self.margin}; it must not be below 0")
 
-    return adversary
+    @property
+    def needs(self) -> Knowledge:
+        """See `Attack`."""
+        return K1 if self.sign else K1_RULE
+
+    def lie(self, sight: Sight) -> Lies:
+        """See the class."""
+        middle, spread = moments(sight.known)
+        z = supported_z(sight.clients, sight.liars) if self.z is None else self.z
+        if self.sign:
+            return sight.everyone(middle + self.sign * z * spread)
+        line = along(sight, middle, spread)
+        above = line.exact(z) > (1.0 + self.margin) * line.exact(-z)
+        return sight.everyone(middle + (z if above else -z) * spread)
+
+
+def make(
+    folder: str, colluders: int = 2, cohort: int = 8, z: float | None = None, sign: Side = -1, wait_s: float = 5.0
+) -> Adversary:
+    """`Alie` on a device; the rest as in `device.adversary`."""
+    return adversary(Alie(z, sign), folder, colluders, cohort, wait_s)

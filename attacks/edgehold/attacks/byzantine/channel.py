@@ -23,25 +23,28 @@ class Channel:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._colluders, self._wait_s = folder, colluders, wait_s
 
-    def share(self, client: str, key: bytes, delta: FloatArray) -> list[FloatArray]:
-        """Own update and what the others have, by client id; this round's where they come in time."""
-        updates = [np.frombuffer(data, dtype="<f4") for data in self.share_bytes(client, key, delta.tobytes())]
-        return [update for update in updates if len(update) == len(delta)]
+    def share(self, client: str, key: bytes, delta: FloatArray) -> dict[str, FloatArray]:
+        """Own update and what the others have, by client id, ascending; this round's where they come in time."""
+        found = {one: np.frombuffer(data, dtype="<f4") for one, data in self._share(client, key, delta.tobytes()).items()}
+        return {one: update for one, update in found.items() if len(update) == len(delta)}
 
     def share_bytes(self, client: str, key: bytes, data: bytes) -> list[bytes]:
         """As `share`, for updates of any kind. key: 32 bytes that name the round."""
+        return list(self._share(client, key, data).values())
+
+    def _share(self, client: str, key: bytes, data: bytes) -> dict[str, bytes]:
         mine = self._folder / f"{client}.update"
         draft = mine.with_suffix(".draft")
         draft.write_bytes(key + data)
         os.replace(draft, mine)  # nobody ever reads half a file
         deadline = time.monotonic() + self._wait_s
         while True:
-            found = [path.read_bytes() for path in sorted(self._folder.glob("*.update"))]
-            fresh = sum(one[:_KEY] == key for one in found)
+            found = {path.name.removesuffix(".update"): path.read_bytes() for path in sorted(self._folder.glob("*.update"))}
+            fresh = sum(one[:_KEY] == key for one in found.values())
             if fresh >= self._colluders or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL_S)
-        return [one[_KEY:] for one in found]
+        return {one: sent[_KEY:] for one, sent in found.items()}
 
 
 def round_key(model: Vector) -> bytes:

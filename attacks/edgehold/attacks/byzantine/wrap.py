@@ -1,47 +1,84 @@
 """Turning an honest client half into a lying one, for any method whose update is a change of the model."""
 
+import io
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from edgehold.core.contract import ClientSide, Facts
-from edgehold.core.errors import ConfigError
+from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.task import Task
-from edgehold.core.vectors import FloatArray, Vector
+from edgehold.core.vectors import Array, FloatArray, Vector
 
-Lie = Callable[[Any, FloatArray, np.random.Generator], FloatArray]
-"""(order, honest change (d,) float32, the client's randomness) -> what to send instead, (d,) float32."""
+Memory = dict[str, Array]
+Lie = Callable[[Any, FloatArray, np.random.Generator, Memory], Array]
+"""(order, honest change (d,) float32, the client's randomness, memory to read and write) -> what to send instead, (d,)."""
+
+
+@dataclass(frozen=True)
+class Minded:
+    """Local state of a liar that remembers: the honest half's, and its own."""
+
+    local: Any
+    memory: Memory = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Liar:
-    """Works honestly, then sends `lie(order, delta, rng)` instead of its delta."""
+    """Works honestly, then sends `lie(order, delta, rng, memory)` instead of its delta.
+
+    remembers: the lie keeps something between rounds; it lies with the device's local state, so that it survives a restart.
+    """
 
     honest: ClientSide[Any, Any, Any]
     lie: Lie
+    remembers: bool = False
 
     def begin(self, order: Any, task: Task, rng: np.random.Generator) -> Any:
-        """As the honest client."""
-        return self.honest.begin(order, task, rng)
+        """As the honest client, with an empty memory."""
+        local = self.honest.begin(order, task, rng)
+        return Minded(local) if self.remembers else local
 
     def work(self, order: Any, local: Any, task: Task, rng: np.random.Generator) -> tuple[Any, Any, Facts]:
         """Honest work with another delta; `ConfigError` when the method's update has none."""
-        local, update, facts = self.honest.work(order, local, task, rng)
-        if not is_dataclass(update) or isinstance(update, type) or "delta" not in {f.name for f in fields(update)}:
-            raise ConfigError(
-                f"this attack changes updates that carry a delta; {type(update).__qualname__} has none. "
-                "Choose an attack on this method's own payload"
-            )
-        honest: Vector = getattr(update, "delta")  # noqa: B009  (its type says only that it is some dataclass)
-        lie = self.lie(order, honest.whole(), rng)
-        return local, replace(update, delta=Vector.of(lie.astype(np.float32, copy=False))), facts
+        memory = dict(local.memory) if self.remembers else {}
+        kept, update, facts = self.honest.work(order, local.local if self.remembers else local, task, rng)
+        lie = self.lie(order, delta_of(update).whole(), rng, memory)
+        return Minded(kept, memory) if self.remembers else kept, with_delta(update, lie), facts
 
     def dump(self, local: Any) -> bytes:
-        """As the honest client."""
-        return self.honest.dump(local)
+        """As the honest client; with a memory: its length in eight bytes, its arrays (npz), then the honest state."""
+        if not self.remembers:
+            return self.honest.dump(local)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **local.memory)
+        return len(file.getvalue()).to_bytes(8, "little") + file.getvalue() + self.honest.dump(local.local)
 
     def load(self, data: bytes) -> Any:
-        """As the honest client."""
-        return self.honest.load(data)
+        """Inverse of `dump`; `WrongShape` for bytes that are none of this liar's."""
+        if not self.remembers:
+            return self.honest.load(data)
+        size = int.from_bytes(data[:8], "little")
+        if len(data) < 8 + size:
+            raise WrongShape(f"local state of {len(data)} bytes says that its memory has {size}; start the device's run anew")
+        with np.load(io.BytesIO(data[8 : 8 + size]), allow_pickle=False) as found:
+            return Minded(self.honest.load(data[8 + size :]), dict(found))
+
+
+def delta_of(update: Any) -> Vector:
+    """The change an update carries; `ConfigError` when it carries none."""
+    if not is_dataclass(update) or isinstance(update, type) or "delta" not in {f.name for f in fields(update)}:
+        raise ConfigError(
+            f"this attack changes updates that carry a delta; {type(update).__qualname__} has none. "
+            "Choose an attack on this method's own payload"
+        )
+    found: Vector = getattr(update, "delta")  # noqa: B009  (its type says only that it is some dataclass)
+    return found
+
+
+def with_delta(update: Any, delta: Array) -> Any:
+    """The update with another change, rounded to float32 (what is beyond its range becomes infinite, which no law allows)."""
+    with np.errstate(over="ignore"):
+        return replace(update, delta=Vector.of(delta.astype(np.float32, copy=False)))

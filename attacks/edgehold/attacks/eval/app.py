@@ -37,6 +37,7 @@ def main() -> None:
       fl-eval simulate plan.toml --clients 1000 --task edgehold.client.data.digits:make_task --out sim
       fl-eval facts sim
       fl-eval audit --method dp_ef_sgd --runs 5
+      fl-eval attacks
 
     \b
     Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage,
@@ -161,6 +162,34 @@ def audit(
         click.echo(f"claimed {found.claimed:.3f} at delta {delta:g}; {found.above} of {runs} runs above it")
         click.echo(f"all guesses right would have shown {found.ceiling:.3f}")
     sys.exit(0 if found.holds else MISSED)
+
+
+@main.command()
+@click.argument("name", required=False)
+@as_json_option
+def attacks(name: str | None, as_json: bool) -> None:
+    """Every Byzantine attack there is, or the attack NAME: what it needs to know, what it changes, where it is from.
+
+    Needs: K0 a liar's own update, K1 those of all liars, K2 every honest update of the round; +A: the server's rule as well.
+
+    \b
+    Examples:
+      fl-eval attacks
+      fl-eval attacks min_max
+      fl-eval attacks --json
+    """
+    from edgehold.attacks.byzantine import registry
+
+    cards = [registry.find(name)] if name else list(registry.ATTACKS.values())
+    if as_json:
+        click.echo(json.dumps([card.as_dict() for card in cards]))
+    elif name:
+        for key, value in cards[0].as_dict().items():
+            click.echo(f"{key + ':':12} {json.dumps(value) if isinstance(value, dict) else value}")
+    else:
+        heads = ("attack", "needs", "NIST AI 100-2", "what it does", "source")
+        rows = [(card.name, str(card.needs), card.nist, card.summary, card.source) for card in cards]
+        click.echo(aligned(Table(f"{len(cards)} attacks", heads, rows)))
 
 
 _BEGIN, _END = "<!-- measured -->\n", "<!-- /measured -->"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPRODUCTIONS = {
     "bristle": "edgehold.attacks.eval.reproductions.bristle",
+    "byzantine": "edgehold.attacks.eval.reproductions.byzantine",
     "dp_ef_sgd": "edgehold.attacks.eval.reproductions.dp_ef_sgd",
     "dp_ef_sgd_fashion": "edgehold.attacks.eval.reproductions.dp_ef_sgd_fashion",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",

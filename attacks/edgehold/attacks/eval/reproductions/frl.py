@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from edgehold.attacks.byzantine.plot import Plot
+from edgehold.attacks.byzantine.sign_flip import SignFlip
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
-from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
+from edgehold.attacks.eval.conspiracies import Ranks
 from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import FlError
@@ -80,9 +82,9 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
     members = frozenset(list(fleet)[: cell["liars"]])
     attack = cell["attack"]
-    conspiracy: SignFlip | Flips | None = None
+    conspiracy: Plot | Flips | None = None
     if attack == BOOST:
-        conspiracy = SignFlip(members, 5.0)
+        conspiracy = Plot(members, SignFlip(5.0))
     elif attack != CLEAN:
         lie = attack.replace(",", " ").partition(" ")[0]
         conspiracy = Flips(Ranks(members, lie, CAP if attack.endswith("capped") else None, attack == MINORITY))

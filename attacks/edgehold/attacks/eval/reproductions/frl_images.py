@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgehold.attacks.byzantine.plot import Plot
+from edgehold.attacks.byzantine.sign_flip import SignFlip
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
-from edgehold.attacks.eval.conspiracies import Ranks, SignFlip
+from edgehold.attacks.eval.conspiracies import Ranks
 from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import ConfigError, FlError
@@ -80,7 +82,7 @@ class Study:
         """The run in one process. store: keeps its state."""
         fleet = engine.VirtualFleet(TASK, self.dealt(cell, data), self.clients)
         members = frozenset(list(fleet)[: self.liars])
-        lies = {CLEAN: None, BOOST: SignFlip(members, 5.0), REVERSE: Ranks(members, REVERSE, None, True)}
+        lies = {CLEAN: None, BOOST: Plot(members, SignFlip(5.0)), REVERSE: Ranks(members, REVERSE, None, True)}
         plan, settings = parse_plan(self.plan(cell), registry.method)
         return engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=lies[cell["attack"]], store=store)
 

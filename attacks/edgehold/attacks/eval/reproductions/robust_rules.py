@@ -6,14 +6,18 @@ a perceptron and one local epoch per round instead of a convolutional network an
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgehold.attacks.byzantine.alie import Alie
+from edgehold.attacks.byzantine.optimised import Optimised
+from edgehold.attacks.byzantine.plot import Plot
+from edgehold.attacks.byzantine.sight import Attack
+from edgehold.attacks.byzantine.sign_flip import SignFlip
 from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
-from edgehold.attacks.eval.conspiracies import Alie, Searched, SignFlip
 from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
 from edgehold.core.errors import FlError
@@ -28,12 +32,14 @@ HONEST = 10
 RULES = ("average", "median", "trimmed_mean", "krum", "nnm+trimmed_mean")
 DEFENCE = "nnm+trimmed_mean"
 CLEAN = "none"
-ATTACKS: dict[str, Callable[[frozenset[str]], engine.Conspiracy]] = {
-    "sign flip x5": lambda members: SignFlip(members, 5.0),
-    "ALIE z1.5": lambda members: Alie(members, 1.5),
-    "ALIE searched": lambda members: Searched(members, "alie"),
-    "IPM searched": lambda members: Searched(members, "ipm"),
+_GRID = (-20.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 20.0)
+ATTACKS: dict[str, Attack] = {
+    "sign flip x5": SignFlip(5.0),
+    "ALIE z1.5": Alie(1.5, 0, 0.0),
+    "ALIE searched": Optimised("alie", _GRID, 4, 0),
+    "IPM searched": Optimised("ipm", _GRID, 4, 0),
 }
+"""Searches ask the server itself, one of its rounds a try: with fewer tries than the attack makes by default."""
 PARTITIONS: dict[str, dict[str, Any]] = {
     "iid": {"partition": "iid"},
     "dirichlet 0.1": {"partition": "dirichlet", "alpha": 0.1, "min_records": 8},
@@ -91,7 +97,7 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     }  # fmt: skip
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, clients)
     members = frozenset(list(fleet)[HONEST:])
-    conspiracy = ATTACKS[cell["attack"]](members) if members else None
+    conspiracy = Plot(members, ATTACKS[cell["attack"]]) if members else None
     plan, settings = parse_plan(_plan(cell, clients), registry.method)
     try:
         result = engine.run(plan, settings, fleet, fleet.own_copy(), conspiracy=conspiracy)

@@ -38,7 +38,8 @@ class Rule:
 
     write: (points, f, options, sink) writes the combined update, d float64 values, in order, and leaves the sink open.
     remembers: it needs its last result. named: it needs points that belong to
-    single clients. votes: its result is a step, no point among the updates. limit: refuses what would take too long.
+    single clients. votes: its result is a step, no point among the updates. looks: it looks at single coordinates; without,
+    its result follows from inner products alone. limit: refuses what would take too long.
     """
 
     card: Card
@@ -49,6 +50,7 @@ class Rule:
     remembers: bool = False
     named: bool = False
     votes: bool = False
+    looks: bool = False
     limit: Callable[[int, int, Given], None] = lambda n, f, given: None
 
 
@@ -112,6 +114,7 @@ _RULES = (
         ),
         _minority,
         lambda cloud, f, given, sink: coordinatewise.median(cloud.rows(), sink),
+        looks=True,
     ),
     Rule(
         Card(
@@ -124,6 +127,7 @@ _RULES = (
         ),
         _minority,
         lambda cloud, f, given, sink: coordinatewise.trimmed_mean(cloud.rows(), f, sink),
+        looks=True,
     ),
     Rule(
         Card(
@@ -136,6 +140,7 @@ _RULES = (
         ),
         _minority,
         lambda cloud, f, given, sink: coordinatewise.mean_around_median(cloud.rows(), cloud.n - f, sink),
+        looks=True,
     ),
     Rule(
         Card(
@@ -150,6 +155,7 @@ _RULES = (
         lambda cloud, f, given, sink: coordinatewise.sign_majority(cloud.rows(), float(given["step"]), sink),
         (Option("step", None, "how far a coordinate moves per round, such as 0.001", 1e-12, 1e3),),
         votes=True,
+        looks=True,
     ),
     Rule(
         Card(
@@ -191,6 +197,7 @@ _RULES = (
         lambda n: max(0, (n - 3) // 4),
         lambda cloud, f, given, sink: distance.bulyan(cloud, f, sink),
         fewest=3,
+        looks=True,
     ),
     Rule(
         Card(

@@ -54,4 +54,4 @@ def _cut(cloud: Cloud, most: float) -> Cloud:
     norms: Array = cloud.norms
     if not (norms > most).any():
         return cloud
-    return cloud.scaled(np.where(norms > most, most / np.maximum(norms, np.finfo(float).tiny), 1.0))
+    return cloud.scaled(np.divide(most, norms, out=np.ones_like(norms), where=norms > most))

@@ -75,7 +75,10 @@ class Recipe:
         """Write the combined update, d float64 values, in order; the sink stays open. Rows are only read."""
         self.check(rows.n, now.liars)
         basis = Basis(rows, now.previous if self.remembers else None)
-        cloud = Cloud(basis, np.asarray(now.weights or [1.0] * rows.n, dtype=np.float64), now.clients)
+        self.fold(Cloud(basis, np.asarray(now.weights or [1.0] * rows.n, dtype=np.float64), now.clients), now, sink)
+
+    def fold(self, cloud: Cloud, now: Round, sink: Sink) -> None:
+        """As `aggregate`, for points whose inner products are known already."""
         for step in self.steps:
             cloud = step.apply(cloud, now.liars, self.options, now.rng)
         self.rule.write(cloud, now.liars, self.options, sink)
