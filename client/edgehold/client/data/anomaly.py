@@ -26,6 +26,7 @@ from edgehold.core.tables import Records, TableTask
 from edgehold.core.vectors import FloatArray, Schema
 
 PARTITIONS = ("iid", "quantity", "groups", "sorted")
+_TEXTS = ("nsl-kdd", "unsw-nb15")
 
 
 def make_task(
@@ -63,7 +64,12 @@ def make_task(
 
 
 def opened(dataset: str, path: str, seed: int = 0, verify: bool = True, data: Mapping[str, Any] | None = None) -> Split:
-    """The data set, with classes; a table without `label` is one of normal records."""
+    """The data set, with classes; a table without `label` is one of normal records.
+
+    Text columns, each value of which would be a column, are not even read: give data = { texts = true } to choose among them.
+    """
+    if dataset in _TEXTS:
+        data = {"texts": False, **(data or {})}
     labelled = dataset != "table" or "label" in (data or {})
     split = load(dataset, path, seed, verify, data) if labelled else _unlabelled(path, **dict(data or {}))
     if split.train.raw.ndim != 2 or not split.train.features or not split.train.classes:

@@ -70,9 +70,15 @@ _TWO: tuple[str, ...] = ("normal", "attack")
 
 
 def unsw_nb15(
-    path: str | Path, *, seed: int = 0, verify: bool = True, target: str = "binary", test_share: float = 0.2
+    path: str | Path,
+    *,
+    seed: int = 0,
+    verify: bool = True,
+    target: str = "binary",
+    test_share: float = 0.2,
+    texts: bool = True,
 ) -> Split:
-    """42 features (three of them text), y binary or one of ten classes.
+    """42 features (three of them text, left out unless `texts`), y binary or one of ten classes.
 
     Mirrors swap the names of the two files, so they are told apart by content: with both in the folder the split is the
     benchmark's (175,341 to train on, 82,332 to test on), with one `test_share` of it is held out.
@@ -82,8 +88,8 @@ def unsw_nb15(
     contents = {c.digest: c for c in (read(place, _UNSW, verify) for place in places)}
     parts = sorted(contents.values(), key=lambda c: -len(c.data))
     tables = [CsvTable(content.data, str(content.path)) for content in parts[:2]]
-    texts = {name: vocabulary(tables[0], name) for name in ("proto", "service", "state")}
-    halves = [_unsw(table, texts, content, target) for table, content in zip(tables, parts, strict=False)]
+    kinds = {name: vocabulary(tables[0], name) if texts else () for name in ("proto", "service", "state")}
+    halves = [_unsw(table, kinds, content, target) for table, content in zip(tables, parts, strict=False)]
     return Split(*halves) if len(halves) == 2 else Split.of(halves[0], test_share, seed)
 
 
@@ -95,8 +101,10 @@ def nsl_kdd(
     target: str = "binary",
     train: str = "20percent",
     test: str = "full",
+    texts: bool = True,
 ) -> Split:
-    """41 features (three of them text), y binary, one of five groups, or one of 40 names (39 attacks and normal).
+    """41 features (three of them text, left out unless `texts`), y binary, one of five groups, or one of 40 names (39 attacks
+    and normal).
 
     train: "20percent" (25,192 records), "full" (125,973), or "36features" (125,973, made without five columns, which are
     then left out of the test part too). test: "full" (22,544) or "21" (11,850, the hard ones). The test part has attacks
@@ -117,10 +125,10 @@ def nsl_kdd(
     ]
     text_columns = ("protocol_type", "service", "flag")
     numbers = [name for name in KDD_FEATURES if name not in text_columns and name not in left_out]
-    texts = {name: vocabulary(tables[0], name) for name in text_columns}
+    kinds = {name: vocabulary(tables[0], name) for name in text_columns} if texts else {}
     halves = []
     for table, content in zip(tables, contents, strict=True):
-        x, names = matrix(table, numbers, texts)
+        x, names = matrix(table, numbers, kinds)
         attacks = codes(table, "class", tuple(KDD_GROUP_OF))
         y, classes = _kdd_labels(attacks, target)
         halves.append(Dataset("nsl-kdd", x, y, names, classes, sources([content]), combined([content])))
@@ -175,9 +183,9 @@ def ton_iot(
     return Split.of(whole, test_share, seed)
 
 
-def _unsw(table: CsvTable, texts: dict[str, tuple[str, ...]], content: Content, target: str) -> Dataset:
-    aside = {"id", "attack_cat", "label", *texts}
-    x, names = matrix(table, [name for name in table.names if name not in aside], texts)
+def _unsw(table: CsvTable, kinds: dict[str, tuple[str, ...]], content: Content, target: str) -> Dataset:
+    aside = {"id", "attack_cat", "label", *kinds}
+    x, names = matrix(table, [name for name in table.names if name not in aside], {k: v for k, v in kinds.items() if v})
     classes = _TWO if target == "binary" else UNSW_CLASSES
     y = codes(table, "label", ("0", "1")) if target == "binary" else codes(table, "attack_cat", UNSW_CLASSES)
     return Dataset("unsw-nb15", x, y, names, classes, sources([content]), combined([content]))
