@@ -1,6 +1,8 @@
 """FLORAL: its projection, its game, its features and its heads: every exact invariant, its law on the wire, bad input."""
 
 import hashlib
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -664,3 +666,25 @@ def test_two_moons_are_made_from_the_seed() -> None:
     assert upper[:, 1].min() >= -1e-6
     with pytest.raises(ConfigError, match="noise = -1"):
         load("moon", data={"noise": -1.0})
+
+
+def test_a_device_needs_numpy_alone() -> None:
+    """As on a device without PyTorch, scikit-learn and SciPy."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'sklearn', 'scipy', 'pandas', 'edgehold.server', 'edgehold.attacks'): sys.modules[name] = None\n"
+        "from edgehold.client.data.kernel import make_task\n"
+        "from edgehold.core.rng import stream\n"
+        "from edgehold.core.vectors import Vector\n"
+        "from edgehold.defenses import registry\n"
+        "from edgehold.defenses.floral.state import Order, Training\n"
+        "task = make_task('moon', device_index=0, gamma=0.5, count=64)\n"
+        "order = Order(Vector.of(task.initial(0)), Training(gamma=0.5, count=64, plays=60), 1)\n"
+        "sent = registry.codec('floral').encode_order(order)\n"
+        "order = registry.codec('floral').decode_order(sent, task.schema)\n"
+        "half, rng = registry.client_side('floral'), stream(1)\n"
+        "print(half.work(order, half.begin(order, task, rng), task, rng)[2]['own_accuracy'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.8
