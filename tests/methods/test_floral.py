@@ -154,7 +154,7 @@ def test_a_coupled_device_solves_its_part_of_the_problem() -> None:
     mapped = Fourier(2, 0.5, 6, 1)
     task = kernel_task(mapped, 2, Records(x, y), None)
     start = np.array([0.5, -0.3, 0.2, 0.1, -0.6, 0.4, 0.2], np.float32)
-    how = Training(count=6, gamma=0.5, feature_seed=1, cost=0.7, flips=0.0, plays=30_000, mode="coupled", readout="last")
+    how = Training(count=6, gamma=0.5, feature_seed=1, cost=0.7, flips=0.0, plays=8_000, mode="coupled", readout="last")
     sent = worked(Order(Vector.of(start), how, 0), task)[1].delta.whole().astype(np.float64)
     phi, s = mapped(x), np.where(y == 1, 1.0, -1.0)
 

@@ -153,7 +153,7 @@ def test_without_an_attacker_it_is_a_support_vector_machine() -> None:
     kernel = RbfKernel(x, 0.5)
     whole = rbf(x, x, 0.5)
     values: list[float] = []
-    rules = Rules(1.0, 30_000, 0, 0, step=1 / np.linalg.eigvalsh(whole)[-1], averaged=False)
+    rules = Rules(1.0, 10_000, 0, 0, step=1 / np.linalg.eigvalsh(whole)[-1], averaged=False)
     result = play(kernel, y, 1, rules, draw, watch=lambda turn: values.append(dual(whole, turn.signed[:, 0])))
     assert (np.diff(values) <= 1e-12).all()
     solver = SVC(C=1.0, kernel="precomputed", tol=1e-8).fit(whole, y)
