@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from edgehold.attacks.eval.cells import Played, play_all
-from edgehold.attacks.eval.reproductions import Options, fedavg, fedpca, find, frl, hyperfl, noise_robust_admm, robust_rules
+from edgehold.attacks.eval.reproductions import (
+    Options,
+    fedavg,
+    fedpca,
+    find,
+    floral,
+    frl,
+    hyperfl,
+    noise_robust_admm,
+    robust_rules,
+)
 from edgehold.core.errors import ConfigError
 
 
@@ -123,6 +133,42 @@ def test_subspaces_hold_on_network_traffic(flows: Path) -> None:
     assert report.holds, report.text()
     rows = {row[0] for row in report.tables[0].rows}
     assert {"random subspace", "alarm at every record", "central", "no dual"} <= rows
+
+
+@pytest.mark.slow
+def test_the_game_is_told_beside_its_control_and_every_bar_can_fail() -> None:
+    """One seed. The third bar, on the largest dual weights, is missed on the card and asserted nowhere."""
+    options = Options(1, quick=True)
+    played = play_all("floral", floral.cells(options), None, None, 1)
+    report = floral.judge(options, played)
+    holds = [bar.holds for bar in report.bars]
+    assert [*holds[:2], *holds[3:]] == [True] * 6, report.text()
+    assert all("control, k 0" in table.heads for table in report.tables[:2])
+
+    def bars(change: Callable[[Played], dict[str, float]]) -> list[bool]:
+        return [bar.holds for bar in floral.judge(options, [replace(p, value=change(p)) for p in played]).bars]
+
+    def game(p: Played) -> bool:
+        return bool(p.cell.get("flips"))
+
+    # Were the game as bad as guessing, no gain would hold; were it as good as anything can be, all would.
+    assert bars(lambda p: {**p.value, "accuracy": 0.5} if game(p) else p.value)[:5] == [False] * 5
+    assert bars(lambda p: {**p.value, "accuracy": 1.0} if game(p) else p.value)[:5] == [True] * 5
+    assert bars(lambda p: {**p.value, "rms": 0.1})[5:] == [False, True]
+    assert bars(lambda p: {**p.value, "bytes_up": 2069.0})[5:] == [True, False]
+
+
+def test_all_tables_of_the_game_have_cells_that_determine_their_runs() -> None:
+    cells = floral.cells(Options(2))
+    keys = [tuple(sorted(cell.items(), key=str)) for cell in cells]
+    assert len(set(keys)) == len(keys)
+    assert {cell.get("task") for cell in cells} == {None, "3 vs 8", "odd/even", "moon"}
+    every = [cell for cell in cells if cell["part"] == "fleet" and cell["seed"] == 1]
+    assert len(every) == len(floral.FLEETS) * (len(floral.HEADS) + len(floral.COUPLED) + len(floral.MEDIAN))
+    # Wherever a game is played, the same one is played without an attacker.
+    for cell in cells:
+        if cell.get("flips") and not cell.get("released"):
+            assert {**cell, "flips": 0.0} in cells
 
 
 def _swap(one: Played, played: list[Played]) -> Played:

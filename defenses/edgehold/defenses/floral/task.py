@@ -4,22 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgehold.core.errors import ConfigError, WrongShape
+from edgehold.core.errors import WrongShape
 from edgehold.core.tables import Records, TableTask
 from edgehold.core.vectors import Array, FloatArray
 from edgehold.defenses.floral.features import Features, schema_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class KernelTask(TableTask):
     """A table whose model is a linear head over `features`; made by `kernel_task`."""
 
-    features: Features = None  # type: ignore[assignment]  # what a dataclass can inherit with; `kernel_task` always gives some
-
-    def __post_init__(self) -> None:
-        """`ConfigError` without features."""
-        if self.features is None:
-            raise ConfigError("a KernelTask needs its features; make it with edgehold.defenses.floral.task.kernel_task")
+    features: Features
 
 
 def kernel_task(
