@@ -24,7 +24,11 @@ from edgehold.server.engine import run
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "architecture.md", ROOT / "docs" / "demo.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "demo", "peers")),
+]
 
 
 def block(language: str, first_line: str) -> str:
@@ -97,14 +101,16 @@ def test_every_command_in_the_documents_exists(program: str, command: click.Comm
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
+    def headings(text: str) -> set[str]:
+        lines = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
+        return {re.sub(r"[^\w\- ]", "", line).replace(" ", "-") for line in lines}
+
     text = page.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if "#" in line
-    }
     for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, heading = target.partition("#")
-        assert not file or (page.parent / file).exists(), target
-        assert not heading or heading in headings, target
+        there = page.parent / file if file else page
+        assert there.exists(), target
+        assert not heading or heading in headings(there.read_text(encoding="utf-8")), target
 
 
 def crash_points() -> set[str]:

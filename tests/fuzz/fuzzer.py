@@ -34,6 +34,7 @@ from tests.golden.samples import examples, replies, requests, serialized
 from edgehold.client.assignment import verify
 from edgehold.client.config import ClientConfig
 from edgehold.client.identity import Credentials
+from edgehold.client.letters import signed
 from edgehold.client.policy import Policy
 from edgehold.core import keys
 from edgehold.core.config import convert, parse_toml
@@ -59,6 +60,7 @@ from edgehold.proto.statements import statement_of
 from edgehold.proto.status import DETAIL_KEY, detail_of, error_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, MESSAGE_LIMIT, decode
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
+from edgehold.proto.v1.mailbox_pb2 import Letterhead
 from edgehold.proto.v1.transfer_pb2 import Manifest
 from edgehold.server.config import ServerConfig
 from edgehold.server.identity.ca import CertificateAuthority
@@ -189,6 +191,9 @@ def _statements() -> list[Target]:
     def manifest_(data: bytes) -> object:
         return statement_of(decode(Manifest, data)).digest()
 
+    def letterhead(data: bytes) -> object:
+        return signed(decode(Letterhead, data), "dev-1", "lab", _ROOTS[0]).key
+
     def assignment(data: bytes) -> object:
         verify(decode(TaskAssignment, data, MESSAGE_LIMIT), mine)
         return None
@@ -204,10 +209,27 @@ def _statements() -> list[Target]:
 
     details = [detail_of(ConfigError("words")), detail_of(FlError("words", retry_after_s=1.0))]
     return [
+        Target("letterhead", [_letterhead(manifest, key)], letterhead),
         Target("manifest", [manifest.SerializeToString()], manifest_),
         Target("assignment", [task.SerializeToString()], assignment),
         Target("error detail", details, trailer),
     ]
+
+
+_ROOTS: list[bytes] = []
+"""PEM of the authority whose certificate stands in the letterhead."""
+
+
+def _letterhead(manifest: Manifest, key: ed25519.Ed25519PrivateKey) -> bytes:
+    """What a peer shows with its update, whole and right."""
+    with tempfile.TemporaryDirectory() as folder:
+        authority = CertificateAuthority.create(Path(folder) / "ca", "lab")
+        public = keys.public_bytes(key)
+        leaf = authority.issue("client", "dev-1", keys.new_tls_key().public_key(), keys.fingerprint(public))
+        _ROOTS[:] = [authority.trusted_pem()]
+    signature = key.sign(statement_of(manifest).signing_input())
+    certificate = leaf.public_bytes(Encoding.PEM)
+    return Letterhead(manifest=manifest, signature=signature, signing_key=public, certificate=certificate).SerializeToString()
 
 
 def _payloads() -> list[Target]:
@@ -388,7 +410,10 @@ liars = 1
 learning_rate = 0.05
 clip_norm = 1.0
 """
-CLIENT = b'[tasks.digits]\ntask = "package.module:make"\noptions = { part = 3, when = 1979-05-27 }\n[transfer]\nstall_s = 2.0\n'
+CLIENT = (
+    b'[tasks.digits]\ntask = "package.module:make"\noptions = { part = 3, when = 1979-05-27 }\n[transfer]\nstall_s = 2.0\n'
+    b'[peers]\nlisten = "h:1"\n'
+)
 POLICY = b'allowed_methods = ["fedavg", "*"]\nallowed_tasks = []\nrounds_per_day = 5\nallow_unmasked = true\n'
 SERVER = b'[server]\nfederation = "lab"\nhost_names = ["localhost"]\n[limits]\nprogress_window_s = 1\n[tasks.a]\ntask = "m:f"\n'
 

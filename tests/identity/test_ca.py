@@ -46,21 +46,23 @@ def test_a_certificate_says_who_what_for_and_how_long(authority: CertificateAuth
     assert identity.issued_s == NOON - BACKDATE_S == NOON - 300
     assert identity.expires_s == NOON + life_s
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH if role == "server" else ExtendedKeyUsageOID.CLIENT_AUTH]
+    calls, answers = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+    # A client's peers may read from it: it alone is on both sides of a connection.
+    assert list(usage) == {"server": [answers], "client": [calls, answers], "operator": [calls]}[role]
     basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert basic.critical
     assert not basic.value.ca
     assert not certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
 
 
-def test_only_servers_have_host_names(authority: CertificateAuthority) -> None:
+def test_only_servers_have_host_names_that_exist(authority: CertificateAuthority) -> None:
     def hosts(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return names.get_values_for_type(x509.DNSName), [str(a) for a in names.get_values_for_type(x509.IPAddress)]
 
     server = issue(authority, "server", hosts=("fl.example.org", "10.0.0.1", "fd00::1", "localhost"))
     assert hosts(server) == (["localhost", "fl.example.org"], ["127.0.0.1", "10.0.0.1", "fd00::1"])
-    assert hosts(issue(authority, "client", hosts=("fl.example.org",))) == ([], [])
+    assert hosts(issue(authority, "client", hosts=("fl.example.org",))) == (["dev1.client.fed.invalid"], [])
     assert hosts(issue(authority, "operator", hosts=("fl.example.org",))) == ([], [])
 
 

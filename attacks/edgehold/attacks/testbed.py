@@ -181,6 +181,7 @@ class Federation:
         asyncio.run(enrol.enrol(decode_bundle(bundle), home / "identity"))
         (home / "policy.toml").write_text(
             'allowed_methods = ["*"]\nallowed_tasks = ["*"]\nrounds_per_day = 1000000\nallow_unmasked = true\n'
+            "allow_peers = true\n"
             "max_payload_bytes = 1073741824\n"
             + toml({f"budgets.{name}": {"max_epsilon": e, "delta": d} for name, (e, d) in (budgets or {}).items()}),
             encoding="utf-8",

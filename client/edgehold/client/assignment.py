@@ -19,8 +19,11 @@ def key_of(task: TaskId) -> TaskKey:
     return TaskKey(task.run, task.round, task.attempt, task.nonce)
 
 
-def verify(assignment: TaskAssignment, credentials: Credentials) -> None:
-    """Return if the task is whole, legal, meant for this client and signed by its server; else the refusal that says why."""
+def verify(assignment: TaskAssignment, credentials: Credentials, client_id: str | None = None) -> None:
+    """Return if the task is whole, legal, meant for this client and signed by its server; else the refusal that says why.
+
+    client_id: of another client, who shows its own task.
+    """
     where = assignment.id
     name(where.run, "run")
     name(assignment.task, "task")
@@ -54,7 +57,7 @@ def verify(assignment: TaskAssignment, credentials: Credentials) -> None:
         round=where.round,
         attempt=where.attempt,
         nonce=where.nonce,
-        client_id=credentials.client_id,
+        client_id=credentials.client_id if client_id is None else client_id,
         base_digest=assignment.base_digest,
         base_length=assignment.base_length,
         header_digest=hashlib.sha256(assignment.header).digest(),

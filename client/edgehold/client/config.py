@@ -9,6 +9,10 @@ dataset = "patients"                               # whose privacy budget it spe
 [transfer]                                         # every key may be left out
 stall_s = 20.0
 
+[peers]                                            # left out: peers are read through the server, and do not read here
+listen = "0.0.0.0:7443"
+advertise = "ward-3.example.org:7443"
+
 [log]
 format = "json"
 level = "info"
@@ -18,6 +22,7 @@ Nothing in this file is ever set by the server: a task's name is all that travel
 """
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +31,8 @@ import msgspec
 from edgehold.core.config import Config, convert, read_toml
 from edgehold.core.errors import ConfigError
 from edgehold.core.plan import Name, Positive
+
+ADDRESS = re.compile(r"(.+):[0-9]{1,5}")
 
 
 class TaskTable(Config, frozen=True, kw_only=True):
@@ -64,12 +71,26 @@ class LogTable(Config, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class PeersTable(Config, frozen=True, kw_only=True):
+    """[peers]: whether this device reads its peers' updates from them directly, and lets them read its own.
+
+    Without the table it does neither and reads through the server. listen: host:port to be read at; left out: it only reads.
+    advertise: host:port at which peers reach it; left out: as in `listen`. patience_s: how long it waits for senders that
+    cannot be reached, where the plan has nobody else to ask.
+    """
+
+    listen: str | None = None
+    advertise: str | None = None
+    patience_s: Positive = 10.0
+
+
 class ClientConfig(Config, frozen=True, kw_only=True):
     """A whole client.toml."""
 
     tasks: dict[Name, TaskTable] = msgspec.field(default_factory=dict)
     adversary: AdversaryTable | None = None
     transfer: TransferTable = TransferTable()
+    peers: PeersTable | None = None
     log: LogTable = LogTable()
 
 
@@ -93,7 +114,13 @@ def load_config(path: Path) -> ClientConfig:
     if isinstance(tasks := data.get("tasks"), dict):
         for name, table in tasks.items():
             convert(table, TaskTable, str(path), f"tasks.{name}")  # first alone, so that an error names the task
-    return convert(data, ClientConfig, str(path))
+    config = convert(data, ClientConfig, str(path))
+    for key in ("listen", "advertise"):
+        address = getattr(config.peers, key, None)
+        # Port 0 is any port to listen on, and no port to be found at.
+        if address is not None and not ADDRESS.fullmatch(address):
+            raise ConfigError(f"{path}: peers.{key} = {address!r}; expected host:port", field=f"peers.{key}")
+    return config
 
 
 def resolve(entry: str, field: str) -> Any:
@@ -126,6 +153,10 @@ TEMPLATE = """\
 # task = "edgehold.client.data.digits:make_task"
 # options = { }
 # dataset = "patients"          # whose privacy budget in policy.toml it spends; left out: the task's own name
+#
+# [peers]                         # read peers directly, and let them read this device's updates (docs/peers.md)
+# listen = "0.0.0.0:7443"
+# advertise = "ward-3.example.org:7443"
 #
 # [log]
 # format = "json"

@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from edgehold.client.identity import Credentials, assemble, channel, save
 from edgehold.core import keys
 from edgehold.core.errors import IdentityError, TransferError
+from edgehold.core.identity import peer_host
 from edgehold.proto.channel import Stub, client_options
 from edgehold.proto.v1 import enrolment_pb2 as pb
 
@@ -137,8 +138,11 @@ def _check(credentials: Credentials, roots: list[x509.Certificate], federation: 
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         raise IdentityError("the certificate does not say what it is for; client use is expected") from None
-    if list(usage) != [ExtendedKeyUsageOID.CLIENT_AUTH]:
-        raise IdentityError("the certificate is not for client use only")
+    if list(usage) != [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]:
+        raise IdentityError("the certificate is for another use than a client's: calling, and being read by peers")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if names.get_values_for_type(x509.DNSName) != [peer_host(federation, client_id)]:
+        raise IdentityError("the certificate names other hosts than a client's certificate does")
     # Its start is not compared: only the server judges this certificate, by its own clock.
     if credentials.expires_s <= now:
         raise IdentityError(f"the certificate expired {now - credentials.expires_s:.0f} s ago by this device's clock; set it")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from edgehold.core import keys
 from edgehold.core.errors import IdentityError
-from edgehold.core.identity import BACKDATE_S, identity_of
+from edgehold.core.identity import BACKDATE_S, identity_of, peer_host
 from edgehold.proto.channel import client_options
 
 
@@ -130,7 +130,11 @@ def load(folder: Path) -> Credentials:
         raise IdentityError(f"{folder}: {error.message}; enrol again") from None
 
 
-def channel(credentials: Credentials, address: str) -> grpc.aio.Channel:
-    """A mutual TLS channel to `address` (host:port), one connection of its own. Close it."""
+def channel(credentials: Credentials, address: str, peer: str | None = None) -> grpc.aio.Channel:
+    """A mutual TLS channel to `address` (host:port), one connection of its own. Close it.
+
+    peer: the client that must answer there, by its certificate, whatever the address; None for the server.
+    """
     tls = grpc.ssl_channel_credentials(credentials.roots_pem, credentials.key_pem, credentials.chain_pem)
-    return grpc.aio.secure_channel(address, tls, options=client_options())
+    named = [("grpc.ssl_target_name_override", peer_host(credentials.federation, peer))] if peer is not None else []
+    return grpc.aio.secure_channel(address, tls, options=[*client_options(), *named])

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,11 +22,10 @@ from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
-from edgehold.client.letters import Expected
 from edgehold.client.outbox import Outbox, Parcel
+from edgehold.client.peers import Peers
 from edgehold.client.policy import Policy, PolicyFile
-from edgehold.client.reading import SERVICE as MAILBOX
-from edgehold.client.reading import Reading
+from edgehold.client.relaying import SERVICE as MAILBOX
 from edgehold.client.transfer import SERVICE, Upload, download, statement_of
 from edgehold.client.worker import Begun, Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.crashpoints import reach
@@ -39,6 +38,7 @@ from edgehold.core.errors import (
     JournalError,
     LedgerRolledBack,
     PolicyRefused,
+    RejectedUpdate,
     Stale,
     TransferError,
 )
@@ -119,6 +119,7 @@ class Jobs:
         self._jobs: dict[TaskKey, Job] = {}
         self._side: set[asyncio.Task[Any]] = set()
         self._tidy = False
+        self._peers = Peers(config, keep, self._outbox, lambda: (who()[0], who()[1].mailbox), policy.current)
 
     def assigned(self, assignment: TaskAssignment) -> None:
         """The server gives a task, perhaps once more."""
@@ -164,18 +165,23 @@ class Jobs:
                 whole.append(entry)
             else:
                 self._keep.retrain(entry.key)
-        self._outbox.sweep({entry.parcel.digest for entry in whole})
+        self._outbox.sweep({entry.parcel.digest for entry in whole} | self._peers.kept())
         self._tidy = True
         return whole
 
     async def close(self) -> None:
         """Stop everything where it is; what is on disk goes on at the next start."""
+        await self._peers.close()
         running = [job.running for job in self._jobs.values() if job.running is not None]
         for task in (*running, *self._side):
             task.cancel()
         if running or self._side:
             await asyncio.wait([*running, *self._side])
         self._accounts.close()
+
+    async def listen(self) -> str:
+        """Open the listener for peers, where the owner wants one; returns its address, "" for none. `close` closes it."""
+        return await self._peers.listen()
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do `work` without waiting for it; `close` ends it."""
@@ -276,23 +282,10 @@ class Jobs:
         return parcel
 
     async def _read(self, begun: Begun) -> None:
-        """Get the letters that the method wants, as far as they can be had. They stay in memory: a device that dies before its
-        update is stored reads them again.
-        """
-        assignment, mine = begun.assignment, self._who()[0]
-        schema, longest = begun.task.schema, self._policy.current().max_payload_bytes
-        expected = Expected(
-            assignment.federation, assignment.plan_digest, assignment.id.run, assignment.id.round - 1, begun.codec.kind,
-            begun.codec.body_bytes(schema), longest, begun.listing, mine.roots_pem,
-        )  # fmt: skip
-        stall_s = self._config.transfer.stall_s
-        reading = Reading(assignment.id, expected, self._keep, lambda: self._who()[1].mailbox, stall_s)
-        await reading.relay(begun.chosen)
-        refused = await self._training.run(lambda: self._bench.decode(begun, reading.had))
-        for sender, error in refused.items():
-            reading.leave_out(sender, error)
-        counts = {"letters_wanted": len(begun.chosen), "letters_had": len(begun.sent)}
-        event(log, logging.INFO, "letters_read", **counts, **_names(assignment.id))
+        async def decode(letters: Mapping[str, bytes]) -> dict[str, RejectedUpdate]:
+            return await self._training.run(lambda: self._bench.decode(begun, letters))
+
+        await self._peers.read(begun, decode)
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
@@ -309,7 +302,9 @@ class Jobs:
 
     def _release(self, parcel: Parcel) -> None:
         """Drop the file of an update, unless another task's update has the very same bytes. The shelf must be locked."""
-        if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()):
+        if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()) and (
+            parcel.digest not in self._peers.kept()
+        ):
             self._outbox.drop(parcel.digest)
 
     async def _body(self, assignment: TaskAssignment) -> bytes | memoryview:
@@ -380,6 +375,8 @@ class Jobs:
         """The policy, if it allows the task and this device can honour it."""
         policy = self._policy.current()
         policy.admit(assignment.task, assignment.method, assignment.masked, assignment.base_length)
+        if self._bench.needs(assignment.method).peers:
+            policy.admit_peers(assignment.method)
         if assignment.masked:
             # Never send in the clear what was announced as masked.
             raise PolicyRefused("the task wants masked updates, which this client cannot make yet")
@@ -387,7 +384,11 @@ class Jobs:
 
     def _let_go(self, parcel: Parcel) -> None:
         with self._shelf:
-            self._release(parcel)
+            if letters := self._peers.kept():
+                # With a new letter an older one has had its time.
+                self._outbox.sweep({entry.parcel.digest for entry in self._keep.unsettled()} | letters)
+            else:
+                self._release(parcel)
 
     async def _end(self, end: Callable[[TaskKey], None], key: TaskKey) -> None:
         """Record the end of a task by `end`, a method of the keep, and only then let go of the update's file."""

@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS status (key TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 
 _MINE = "WHERE run = ? AND round = ? AND attempt = ? AND nonce = ?"
 _REMEMBERED_S = 31 * 86400.0
+_SERVED_S = 86400.0
 _NONCE = 12
 
 
@@ -200,6 +201,20 @@ class Keep:
             rows = db.execute(
                 "SELECT run, round, attempt, nonce, assignment, digest, length, kind FROM task "
                 "WHERE state = 'trained' ORDER BY run, round, attempt"
+            ).fetchall()
+        return [Stored(TaskKey(*row[:4]), row[4], Parcel(*row[5:])) for row in rows]
+
+    def letters(self, now_s: float | None = None) -> list[Stored]:
+        """Counted updates that peers may ask for: of a run's newest two rounds (a quick device is done with the next round
+        while a slow one still reads the last), and not older than a day. now_s: seconds since 1970.
+        """
+        since = _day((time.time() if now_s is None else now_s) - _SERVED_S)
+        with self._db.reading() as db:
+            rows = db.execute(
+                "SELECT run, round, attempt, nonce, assignment, digest, length, kind FROM task AS one "
+                "WHERE state = 'acknowledged' AND day >= ? AND round + 1 >= "
+                "(SELECT MAX(round) FROM task WHERE run = one.run AND state = 'acknowledged')",
+                (since,),
             ).fetchall()
         return [Stored(TaskKey(*row[:4]), row[4], Parcel(*row[5:])) for row in rows]
 

@@ -6,6 +6,7 @@ allowed_tasks = ["digits"]        # "*" for every task in client.toml
 allowed_roots = []                # SHA-256 fingerprints (hex) of roots; empty: those of the enrolment
 rounds_per_day = 200              # rounds this device starts per UTC day
 allow_unmasked = false            # whether an update may leave that the server can read on its own
+allow_peers = false               # whether other devices may read it too, for methods in which they do
 max_payload_bytes = 67108864      # largest model in, largest update out
 
 [budgets.patients]                # a data set: the most that may ever be learnt about one record of it, over all runs
@@ -48,6 +49,7 @@ class Policy(Config, frozen=True, kw_only=True):
     allowed_roots: tuple[Fingerprint, ...] = ()
     rounds_per_day: Annotated[int, msgspec.Meta(ge=0)] = 200
     allow_unmasked: bool = False
+    allow_peers: bool = False
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 << 20
     budgets: dict[Name, BudgetTable] = msgspec.field(default_factory=dict)
 
@@ -60,6 +62,11 @@ class Policy(Config, frozen=True, kw_only=True):
         if not masked and not self.allow_unmasked:
             raise PolicyRefused("the update would travel unmasked and allow_unmasked is false")
         self.admit_length(base_length, "the model")
+
+    def admit_peers(self, method: str) -> None:
+        """Return if other devices may read this one's updates, as the method has it, else raise `PolicyRefused`."""
+        if not self.allow_peers:
+            raise PolicyRefused(f"other devices would read this one's updates (method {method!r}) and allow_peers is false")
 
     def budget(self, dataset: str, method: str, charges: bool) -> BudgetTable | None:
         """The data set's budget for a method that charges the ledger, None for one that does not and meets none.
@@ -153,6 +160,9 @@ rounds_per_day = 200
 
 # Whether an update may leave that the server can read on its own (true), or only sums over many devices (false).
 allow_unmasked = {str(allow_unmasked).lower()}
+
+# Whether other devices may read this one's updates, for methods in which devices read each other (docs/peers.md).
+allow_peers = false
 
 # Largest model that comes in and largest update that goes out, in bytes.
 max_payload_bytes = {64 << 20}

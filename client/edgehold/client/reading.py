@@ -1,105 +1,37 @@
-"""A device reads its peers' letters: asked for here, checked by `letters`, handed to the method as bytes.
+"""The letters of one task as they are judged: whose word counts, what is left out and why, and what proves a liar.
 
-A letter that cannot be had, or is not what it must be, is left out, with its reason in the log; the round goes on without it.
+`relaying` fetches them from the server, `direct` from their senders. A letter that cannot be had, or is not what it must be, is
+left out, with its reason in the log; the round goes on without it.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from edgehold.client.keep import Keep
 from edgehold.client.letters import Expected, Incoming, Signed, signed, two_words
-from edgehold.client.transfer import Backoff, closing, pause
-from edgehold.core.errors import FlError, IdentityError, JournalError, NotFound, PeerGone, TransferError, WrongShape
+from edgehold.core.errors import FlError, WrongShape
 from edgehold.core.logs import event, peer_text
-from edgehold.proto.channel import Stub
-from edgehold.proto.v1 import mailbox_pb2
 from edgehold.proto.v1.control_pb2 import TaskId
-from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, Letterhead
+from edgehold.proto.v1.mailbox_pb2 import Letterhead
 
 log = logging.getLogger("edgehold.client.reading")
 
-SERVICE = mailbox_pb2.DESCRIPTOR.services_by_name["MailboxService"]
-
 
 class Reading:
-    """The letters of one task. had: whole and checked, by sender; left_out: why the others are not.
+    """had: whole and checked letters, by sender; left_out: why the others are not here."""
 
-    mailbox: the stub in force now (renewal replaces it). stall_s: nothing arriving for so long is an interruption.
-    """
-
-    def __init__(self, task: TaskId, expected: Expected, keep: Keep, mailbox: Callable[[], Stub], stall_s: float) -> None:
+    def __init__(self, task: TaskId, expected: Expected, keep: Keep) -> None:
         self.task = task
         self.expected = expected
         self.had: dict[str, bytes] = {}
         self.left_out: dict[str, FlError] = {}
         self._keep = keep
-        self._mailbox = mailbox
-        self._stall_s = stall_s
         self._words: dict[str, list[Signed]] = {}
 
     def missing(self, chosen: Sequence[str]) -> list[str]:
         """Those of the chosen whose letter is not here yet."""
         return [sender for sender in chosen if sender not in self.had]
-
-    async def relay(self, chosen: Sequence[str]) -> None:
-        """Fetch letters from the server, going on where a stream broke off. Raises what ends the whole task, as `Stale`."""
-        left, coming, backoff = list(chosen), _Coming(), Backoff()
-        while left:
-            try:
-                await self._stream(left, coming, backoff)
-                for sender in left:
-                    self.leave_out(sender, NotFound(f"the server has the letter of {sender!r} no more"))
-                return
-            except _Unfit as unfit:
-                self.leave_out(left.pop(0), unfit.error)
-                coming.clear()
-            except TimeoutError:
-                await pause(backoff, PeerGone(f"nothing arrived for {self._stall_s:g} s"), "letters_interrupted")
-            except NotFound as error:
-                for sender in left:
-                    self.leave_out(sender, error)
-                return
-            except (TransferError, IdentityError) as error:
-                await pause(backoff, error, "letters_interrupted")
-
-    async def _stream(self, left: list[str], coming: "_Coming", backoff: Backoff) -> None:
-        """One stream. Who is done leaves `left`; `_Unfit` is about its first."""
-        loop = asyncio.get_running_loop()
-        request = FetchRequest(task=self.task, senders=left, offset=coming.offset)
-        async with (
-            asyncio.timeout(self._stall_s) as stall,
-            closing(self._mailbox().stream("Fetch", request, FetchResponse)) as messages,
-        ):
-            async for message in messages:
-                if message.HasField("head"):
-                    self._skip_to(message.head.manifest.client_id, left, coming)
-                    try:
-                        coming.begin(await self.judge(message.head, left[0]))
-                    except JournalError:
-                        raise
-                    except FlError as error:
-                        raise _Unfit(error) from None
-                if not left:
-                    return
-                try:
-                    whole = coming.take(message.offset, message.data)
-                except FlError as error:
-                    raise _Unfit(error) from None
-                if whole is not None:
-                    self.had[left.pop(0)] = whole
-                    coming.clear()
-                backoff.reset()
-                stall.reschedule(loop.time() + self._stall_s)
-
-    def _skip_to(self, sender: str, left: list[str], coming: "_Coming") -> None:
-        """Letters come in the order asked for, so that those before this one are not at the server any more."""
-        if sender not in left:
-            raise _Unfit(WrongShape(f"the server sent a letter of {peer_text(sender)!r}, who was not asked for now"))
-        while left[0] != sender:
-            self.leave_out(left[0], NotFound(f"the server has the letter of {left[0]!r} no more"))
-            left.pop(0)
-            coming.clear()
 
     async def judge(self, head: Letterhead, sender: str) -> Signed:
         """The letterhead, when it is signed by the sender, by the key known for it, and for the letter that the order lists."""
@@ -134,15 +66,7 @@ class Reading:
         )  # fmt: skip
 
 
-class _Unfit(Exception):
-    """The letter that is coming in is not what it must be; nothing is wrong with the connection."""
-
-    def __init__(self, error: FlError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-class _Coming:
+class Coming:
     """The letter that is coming in, over as many streams as it takes."""
 
     def __init__(self) -> None:
@@ -150,6 +74,7 @@ class _Coming:
 
     @property
     def offset(self) -> int:
+        """Bytes that are here."""
         return len(self._letter.data) if self._letter else 0
 
     def begin(self, found: Signed) -> None:

@@ -46,6 +46,7 @@ class Session:
         self._link = Link(open_channel(credentials))
         self._jobs = Jobs(home, config, policy, keep, training, lambda: (self.credentials, self._link), self._fail)
         self._reader: asyncio.Task[None] | None = None
+        self._peer_address = ""
         self._not_before = 0.0
         self._failure: JournalError | None = None
 
@@ -56,6 +57,7 @@ class Session:
         CLIENT.set(self.credentials.client_id)
         backoff = Backoff()
         try:
+            self._peer_address = await self._jobs.listen()
             while True:
                 link = self._link
                 reader = self._reader = asyncio.create_task(self._listen(link, backoff))
@@ -97,6 +99,7 @@ class Session:
             client_id=mine.client_id,
             signing_key=mine.signing_key.public_key().public_bytes_raw(),
             software=_software(),
+            peer_address=self._peer_address,
         )
         welcomed = False
         async with closing(link.control.stream("Connect", request, ConnectResponse)) as events:

@@ -44,6 +44,14 @@ class Identity:
         return f"edgehold://{self.federation}/{self.role}/{self.name}"
 
 
+def peer_host(federation: str, client: str) -> str:
+    """The DNS name in a client's certificate by which its peers know it, wherever it listens.
+
+    Below `.invalid`, which no real host can have (RFC 2606): a client's certificate never passes for a server's.
+    """
+    return f"{client}.client.{federation}.invalid"
+
+
 def identity_of(certificate_pem: bytes) -> Identity:
     """The identity in a PEM certificate whose chain is already verified; `IdentityError` when it carries none of ours."""
     try:

@@ -4,7 +4,7 @@ from math import inf
 
 import grpc
 
-from edgehold.core.errors import ERRORS, BeyondOffset, FlError, Stale, TransferError
+from edgehold.core.errors import ERRORS, BeyondOffset, FlError, JournalError, Stale, TransferError
 from edgehold.proto.v1.control_pb2 import ErrorDetail
 
 DETAIL_KEY = "edgehold-error-bin"
@@ -40,6 +40,8 @@ def error_of(call: grpc.aio.AioRpcError) -> FlError:
         except Exception:  # a peer may send anything; the status below still speaks
             break
         cls = ERRORS.get(detail.code, FlError)
+        if issubclass(cls, JournalError):
+            cls = FlError  # that is our own disk, and nobody else can tell us that it failed
         # What is no number of seconds (a peer may send anything) is no promise either.
         wait = detail.retry_after_s if 0 <= detail.retry_after_s < inf else None
         if issubclass(cls, BeyondOffset):

@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, IdentityError
-from edgehold.core.identity import BACKDATE_S, SIGNING_KEY_OID, Role
+from edgehold.core.identity import BACKDATE_S, SIGNING_KEY_OID, Role, peer_host
 from edgehold.proto.strict import name as legal_name
 
 DAY_S = 86_400.0
@@ -129,7 +129,11 @@ class CertificateAuthority:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
         if role == "server":
             names += [_host(host) for host in dict.fromkeys((*LOCAL_HOSTS, *hosts))]
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH if role == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH if role == "server" else ExtendedKeyUsageOID.CLIENT_AUTH]
+        if role == "client":
+            # Its peers may read from it, and know it by this name.
+            names.append(x509.DNSName(peer_host(self.federation, name)))
+            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
         # No common name: TLS libraries fall back on it as a host name, and a client may be called like a host.
         subject = x509.Name(
             [
@@ -150,7 +154,7 @@ class CertificateAuthority:
             .not_valid_after(_utc(end))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(ca=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.UnrecognizedExtension(SIGNING_KEY_OID, signing_fingerprint), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)

@@ -32,13 +32,6 @@ from edgehold.server.store.records import RoundRow
 log = logging.getLogger("edgehold.server.rounds.runs")
 
 
-def _leave_only(names: set[str], folder: Path) -> None:
-    """Delete every other file: what came too late for a round is nobody's letter."""
-    for path in folder.iterdir():
-        if path.name not in names:
-            path.unlink(missing_ok=True)
-
-
 class RunFailed(FlError):
     """A run cannot go on; the message says why."""
 
@@ -249,8 +242,10 @@ class Driver:
 
         if not await self.floor.journal.write(change):
             # Its commit was already on the way when the run was stopped: it is over, one way or the other.
-            if row.name not in records.live_rounds(self.floor.journal):
-                await self._sweep(row.name, opened)
+            live = records.live_rounds(self.floor.journal)
+            for name in (row.name, opened.mail.over if opened and opened.mail else ""):
+                if name not in live:
+                    await self._sweep(name, opened)
             return
         log.warning("run %s round %d attempt %d abandoned: %s", self.run, row.round, row.attempt, why)
         if opened:
@@ -284,3 +279,10 @@ class Driver:
         if old >= 1:
             aged |= records.blob_digests(records.committed(self.floor.journal, self.run, old)[0].packed or "")
         self.floor.store.drop(aged - records.pinned(self.floor.journal, self.floor.keep_models))
+
+
+def _leave_only(names: set[str], folder: Path) -> None:
+    """Delete every other file: what came too late for a round is nobody's letter."""
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink(missing_ok=True)
