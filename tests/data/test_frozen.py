@@ -54,13 +54,15 @@ def test_onnxruntime_agrees_with_torch(exported: tuple[Path, str, nn.Sequential]
     assert features(many[:1]).shape == (1, 12)
     assert network().train()[5].training, "the module that was exported is not touched"
     named, inner = path.with_name("named.onnx"), nn.Sequential(network())
-    export_backbone(inner, (64,), named, head="0.6")
-    assert Backbone.open(named)(many[:2]).shape == (2, 10), "what stands behind the part stays"
+    assert export_backbone(inner, (64,), named, head="0.8")
+    assert np.allclose(Backbone.open(named)(many[:2]), whole[:2], atol=1e-5)
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no part 'fc'; its parts: 0, 1"):
         export_backbone(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), (4,), tmp_path / "x", head="fc")
+    with pytest.raises(ConfigError, match=r"does not run: mat1 and mat2 .*; leave out its last part"):
+        export_backbone(network(), (64,), tmp_path / "x", head="6")
     with pytest.raises(ConfigError, match="no linear layer"):
         export_backbone(nn.ReLU(), (4,), tmp_path / "x")
 

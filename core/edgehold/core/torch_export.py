@@ -20,9 +20,14 @@ def export_backbone(module: nn.Module, shape: tuple[int, ...], path: Path, head:
     """
     cut = _without(copy.deepcopy(module).cpu().eval(), head)
     records = torch.rand((3, *shape))
-    with torch.no_grad():
-        found = cut(records)
-        single = cut(records[:1])
+    try:
+        with torch.no_grad():
+            found, single = cut(records), cut(records[:1])
+    except RuntimeError as error:
+        raise ConfigError(
+            f"without its head, or on records of {list(shape)}, this network does not run: {error}; leave out its last part",
+            field="head",
+        ) from None
     if found.ndim < 2 or len(found) != 3 or not torch.allclose(found[:1], single, atol=1e-5):
         raise ConfigError(
             f"features of shape {list(found.shape)} for 3 records of {list(shape)}, or not the same for one of them alone; a "
