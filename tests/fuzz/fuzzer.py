@@ -51,6 +51,8 @@ from edgehold.core.vectors import Bytes, Schema, Tensor, Vector
 from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
+from edgehold.defenses.bristle import state as bristle
+from edgehold.defenses.bristle.codec import BristleCodec
 from edgehold.defenses.dp_ef_sgd import state as dp_ef_sgd
 from edgehold.defenses.dp_ef_sgd.codec import DpEfSgdCodec
 from edgehold.defenses.fedpca import state as fedpca
@@ -382,6 +384,16 @@ def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
             [whole(codec.encode_order(order))],
             lambda data: codec.decode_order(Container.split(Bytes(data)), schema),
         ),
+def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
+    """Bristle's head, which peers read too, and its order with two senders."""
+    codec, schema = BristleCodec(), Schema((Tensor("head", (4, 3)),))
+    head = codec.encode_update(bristle.Update(Vector.of(np.linspace(-1, 1, 12, dtype="<f4")), 3, bytes(range(32))))
+    sketches = np.linspace(-1, 1, 2 * bristle.SKETCH, dtype=np.float32).reshape(2, -1)
+    listed = {"dev-1": bytes(32), "dev-2": bytes(range(32))}
+    asked = codec.encode_order(bristle.Order(3, 4, listed, sketches, bytes(32), bristle.Training()))
+    return [
+        Target("head", [whole(head)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target("head order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -60,6 +60,15 @@ def order(listed: dict[str, Update] | None = None, number: int = 2, before: byte
     sketches = np.array([sketch(one.head.whole(), 3) for one in found.values()], np.float32).reshape(-1, SKETCH)
     digests = {sender: payload_digest(one) for sender, one in found.items()}
     return Order(3, number, digests, sketches, before, Training(**how))
+
+
+def client_half() -> Any:
+    return registry.client_side("bristle")
+
+
+def blank(rows: int = FEATURES, columns: int = CLASSES) -> Local:
+    zeros = np.zeros((rows, columns), np.float32)
+    return Local(zeros, zeros, zeros, zeros)
 
 
 # What a head is worth.
@@ -229,7 +238,7 @@ def begun(half: Any, one: TableTask, **how: Any) -> Local:
 
 
 def test_training_touches_no_foreign_column() -> None:
-    half, one = registry.client_side("bristle"), task()
+    half, one = client_half(), task()
     local = replace(begun(half, one), kept=heads(1)[0].astype(np.float32))
     after, sent, _ = half.work(order(number=1, steps=7), local, one, stream(0))
     foreign = [1, 4]
@@ -246,7 +255,7 @@ def test_one_step_of_adam_by_hand() -> None:
     # Zero head, one record x = (1, 0, ..), class 0 of 5: slope p - 1 = -0.8 at (0, 0), 0.2 elsewhere in its row; the first step
     # of Adam is the rate against the sign, whatever the size.
     one = task(Records(np.eye(FEATURES, dtype=np.float32)[:1], np.array([0])))
-    half = registry.client_side("bristle")
+    half = client_half()
     after, _, facts = half.work(order(number=1, learning_rate=0.5), begun(half, one), one, stream(0))
     assert np.allclose(after.trained[0], [0.5, -0.5, -0.5, -0.5, -0.5], atol=1e-6)
     assert not after.trained[1:].any()
@@ -254,7 +263,7 @@ def test_one_step_of_adam_by_hand() -> None:
 
 
 def test_a_device_does_not_read_itself_and_reads_what_it_can() -> None:
-    half, one = registry.client_side("bristle"), task()
+    half, one = client_half(), task()
     local, mine, _ = half.work(order(number=1, steps=7), begun(half, one), one, stream(0))
     others = {f"c{i}": update(head) for i, head in enumerate(heads(4, 9))}
     asked = order({**others, "me": mine})
@@ -285,7 +294,7 @@ def test_a_device_does_not_read_itself_and_reads_what_it_can() -> None:
 
 
 def test_two_listings_in_one_round_are_found_out() -> None:
-    half, one = registry.client_side("bristle"), task()
+    half, one = client_half(), task()
     first, other = heads(2, 3)
     seen = listing.digest_of({"a": bytes(32)})
     local = replace(begun(half, one), round=2, seen=seen)
@@ -432,11 +441,11 @@ def test_heads_outside_the_law_are_refused() -> None:
 
 
 def test_bad_records_are_named() -> None:
-    half = registry.client_side("bristle")
+    half = client_half()
     read = {"a": update(heads(1)[0])}
 
     def use(one: TableTask) -> None:
-        local = Local(*[np.zeros((FEATURES, CLASSES), np.float32)] * 4)
+        local = blank()
         half.choose(order(read), local, one, stream(0))
         half.receive(order(read), local, read, one, stream(0))
         half.work(order(read), local, one, stream(0))
@@ -463,11 +472,11 @@ def test_bad_records_are_named() -> None:
     with pytest.raises(ConfigError, match="targets of float64"):
         use(task(Records(records().x, records().y * 1.0)))
     with pytest.raises(ConfigError, match="learns from tables"):
-        half.work(order(), Local(*[np.zeros((1, 1), np.float32)] * 4), object(), stream(0))
+        half.work(order(), blank(1, 1), cast(Any, object()), stream(0))
     with pytest.raises(WrongShape, match=r"keeps a head of \[2, 2\]; its task now has one of \[6, 5\]"):
-        half.work(order(), Local(*[np.zeros((2, 2), np.float32)] * 4), task(), stream(0))
+        half.work(order(), blank(2, 2), task(), stream(0))
     # phi above the number of classes: all of them judge.
-    local = Local(*[np.zeros((FEATURES, CLASSES), np.float32)] * 4)
+    local = blank()
     wide, exact = (half.receive(order(read, shared=n), local, read, task(), stream(0)).kept for n in (99, 3))
     assert wide.tobytes() == exact.tobytes()
 
@@ -509,7 +518,7 @@ def test_a_killed_run_goes_on_and_processes_change_nothing(tmp_path: Any) -> Non
 
 
 def test_peers_teach_classes_that_a_device_never_saw() -> None:
-    devices, half = fleet(10), registry.client_side("bristle")
+    devices, half = fleet(10), client_half()
     own = devices.own_copy()
 
     def mean(**how: Any) -> float:

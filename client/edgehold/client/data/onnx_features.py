@@ -83,7 +83,7 @@ class Backbone:
             (found,) = self._session.run(None, {self._input.name: part})
         except Exception as error:
             raise ConfigError(f"{self._where}: fails on records of {list(part.shape)}: {error}", field="backbone") from None
-        if found.dtype != np.float32 or len(found) != len(part):
+        if found.dtype != np.float32 or found.shape[:1] != part.shape[:1]:
             raise ConfigError(
                 f"{self._where}: gives {found.dtype} of {list(found.shape)} for {len(part)} records; float32 features of each "
                 "are expected",

@@ -106,11 +106,14 @@ def played(cell: Cell) -> Iterator[dict[str, FloatArray]]:
     fleet, half, store = fleet_of(cell), registry.client_side("bristle"), engine.Store()
     names, honest = list(fleet), cell["honest"]
     adversaries, conspiracy = {}, None
-    if cell["attack"] == "tailored":
+    lie = cell["attack"]
+    if lie == "tailored":
+        # What colluders train themselves never leaves them; nor do they read.
+        lie = "flip_all"
         aims = {name: (names[at], tuple(familiar(at, honest, False))) for at, name in enumerate(names[honest:])}
         conspiracy = Tailors(aims)
-    elif cell["attack"] != "none":
-        adversaries = dict.fromkeys(names[honest:], Named("edgehold.attacks.byzantine.heads:make", {"lie": cell["attack"]}))
+    if lie != "none":
+        adversaries = dict.fromkeys(names[honest:], Named("edgehold.attacks.byzantine.heads:make", {"lie": lie}))
     found: list[dict[str, FloatArray]] = []
 
     def look(number: int, facts: Mapping[str, float]) -> None:
