@@ -111,6 +111,14 @@ def test_iterates_stay_orthonormal() -> None:
         assert subspace.error(u.astype(np.float32).astype(np.float64)) <= 1e-6
 
 
+def test_a_step_goes_down_the_whole_gradient() -> None:
+    """Its short form against the formula: only the tangent part of either counts."""
+    s, u, z, y = moment(0), start(0), start(1), np.random.default_rng(2).standard_normal((D, K))
+    slope = subspace.tangent(u, subspace.gradient(s, u) + 3.0 * (y + u - z))
+    assert np.allclose(subspace.fedpg(s, u, z, y, 3.0, 0.03, 1), subspace.qf(u - 0.03 * slope), atol=1e-12)
+    assert np.abs(slope).max() > 0.1
+
+
 def test_columns_never_change_their_sign_in_a_step() -> None:
     """LAPACK's R has a negative diagonal here: without the rule the second column would come out turned."""
     u = start(3)

@@ -41,9 +41,9 @@ class Records:
             raise ConfigError(f"{what}: records of {self.x.dtype}; numbers are needed, so name or drop the text columns")
         if len(self.y) not in (0, len(self.x)):
             raise ConfigError(f"{what}: {len(self.y)} targets for {len(self.x)} records")
-        bad = np.argwhere(~np.isfinite(self.x))
-        if len(bad):
-            row, column = (int(at) for at in bad[0])
+        finite = np.isfinite(self.x)
+        if not finite.all():
+            row, column = (int(at) for at in np.argwhere(~finite)[0])
             name = self.features[column] if self.features else str(column)
             raise ConfigError(f"{what}: column {name!r}, row {row + 1} is {self.x[row, column]}; expected a finite number")
         return self

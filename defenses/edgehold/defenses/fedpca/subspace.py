@@ -51,14 +51,17 @@ def qf(a: Doubles) -> Doubles:
     would see a jump of 2.
     """
     q, r = np.linalg.qr(a)
-    return np.asarray(q * np.where(np.diag(r) < 0, -1.0, 1.0))
+    return np.asarray(q * np.where(r.diagonal() < 0, -1.0, 1.0))
 
 
 def fedpg(s: Doubles, start: Doubles, z: Doubles, y: Doubles, rho: float, eta: float, steps: int) -> Doubles:
-    """U after steps on the manifold down F(U) + rho <y, U - Z> + rho/2 |U - Z|^2, orthonormal. start: orthonormal."""
-    u = start
+    """U after steps on the manifold down F(U) + rho <y, U - Z> + rho/2 |U - Z|^2, orthonormal. start: orthonormal.
+
+    Where U is orthonormal the tangent part of F's gradient is that of -2SU, and U itself has none.
+    """
+    u, fixed = start, rho * (y - z)
     for _ in range(steps):
-        u = qf(u - eta * tangent(u, gradient(s, u) + rho * (y + u - z)))
+        u = qf(u - eta * tangent(u, fixed - 2 * (s @ u)))
     return u
 
 
