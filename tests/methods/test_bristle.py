@@ -77,14 +77,14 @@ def blank(rows: int = FEATURES, columns: int = CLASSES) -> Local:
 def test_the_worked_values() -> None:
     # f .5, g .6: d = 1, s = 1. f .5, g .4: s = -1. f 0, g 1: s = 10^3. f .8, g .4: s = -4^4.8.
     own, peer = np.array([0.5, 0.5, 0.0, 0.8]), np.array([0.6, 0.4, 1.0, 0.4])
-    found = score(own, peer)
+    found, sure = score(own, peer), np.ones(4)
     assert np.allclose(found, [1, -1, 1000, -776], atol=0.06)
-    assert np.allclose(weight(found, 1.0), [1.025, 0.975, 5.9995, 0], atol=1e-3)
-    assert np.allclose(weight(found, 0.5), 0.5 * weight(found, 1.0))
-    assert weight(0.0, 1.0) == 1
+    assert np.allclose(weight(found, sure), [1.025, 0.975, 5.9995, 0], atol=1e-3)
+    assert np.allclose(weight(found, 0.5 * sure), 0.5 * weight(found, sure))
     edge = 100 * np.log(2 / 3)
-    assert weight(edge - 1e-6, 1.0) == 0 < weight(edge + 1e-6, 1.0)
-    assert weight(np.array([-1e6, 1e6]), 1.0).tolist() == [0, 6]
+    found = weight(np.array([0, -1e6, 1e6, edge - 1e-6]), sure)
+    assert found.tolist() == [1, 0, 6, 0]
+    assert weight(np.array([edge + 1e-6]), sure[:1]) > 0
 
 
 def test_f1_by_hand_and_with_foreign_answers() -> None:
@@ -102,7 +102,7 @@ def test_trust_judges_a_peer_on_its_best_classes() -> None:
     own = np.array([0.5, 0.5, 0.5, 0.5])
     found = trust(own, np.array([[0.5, 0.6, 0.4, 0.0]]), 3)
     certainty = 0.5 - np.std([0.5, 0.6, 0.4])
-    assert np.allclose(found.columns, [[certainty, 1.025 * certainty, 0.975 * certainty, 0]], atol=1e-3)
+    assert np.allclose(found.columns, certainty * np.array([[1, 1.025, 0.975, 0]]), atol=1e-3)
     assert np.allclose(found.foreign, certainty, atol=1e-3), "gain and loss add up to nothing"
     # Fewer classes than phi: all of them.
     assert trust(own[:2], np.array([[0.5, 0.5]]), 99).columns.tolist() == [[0.5, 0.5]]
@@ -364,7 +364,7 @@ def test_more_than_a_listing_holds_are_drawn() -> None:
     state = server.start(Vector.of(np.zeros(SCHEMA.size, np.float32)))
     drawn = []
     for number in range(1, 9):
-        state, facts = closed(server, state, heads(8), number)
+        state, facts = closed(server, state, list(heads(8)), number)
         assert (len(state.listing), facts["heads_left_out"]) == (3, 0)
         drawn.append(tuple(state.listing))
         assert list(drawn[-1]) == sorted(drawn[-1])
