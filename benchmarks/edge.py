@@ -19,7 +19,7 @@ from benchmarks.frame import ROOT, Options, Row, load_average
 from edgehold.attacks.testbed import Federation
 
 NAME = "edge"
-SUMMARY = "Devices without PyTorch: bytes installed, memory at rest and at work, scoring; FedPCA and ADMM in one process"
+SUMMARY = "Devices without PyTorch: bytes installed, memory, scoring; FedPCA and ADMM in one process"
 
 MIB = 1 << 20
 STARTS = 5

@@ -262,6 +262,7 @@ def _payloads() -> list[Target]:
         *_consensus(whole),
         *_subspaces(whole),
         *_heads(whole),
+        *_judged_heads(whole),
         Target("update", [whole(update)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("order", [whole(order)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
@@ -384,7 +385,10 @@ def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
             [whole(codec.encode_order(order))],
             lambda data: codec.decode_order(Container.split(Bytes(data)), schema),
         ),
-def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
+    ]
+
+
+def _judged_heads(whole: Callable[[Payload], bytes]) -> list[Target]:
     """Bristle's head, which peers read too, and its order with two senders."""
     codec, schema = BristleCodec(), Schema((Tensor("head", (4, 3)),))
     head = codec.encode_update(bristle.Update(Vector.of(np.linspace(-1, 1, 12, dtype="<f4")), 3, bytes(range(32))))
@@ -392,7 +396,7 @@ def _heads(whole: Callable[[Payload], bytes]) -> list[Target]:
     listed = {"dev-1": bytes(32), "dev-2": bytes(range(32))}
     asked = codec.encode_order(bristle.Order(3, 4, listed, sketches, bytes(32), bristle.Training()))
     return [
-        Target("head", [whole(head)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
+        Target("judged head", [whole(head)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
         Target("head order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
