@@ -397,7 +397,7 @@ def _judged_heads(whole: Callable[[Payload], bytes]) -> list[Target]:
     asked = codec.encode_order(bristle.Order(3, 4, listed, sketches, bytes(32), bristle.Training()))
     return [
         Target("judged head", [whole(head)], lambda data: codec.decode_update(Container.split(Bytes(data)), schema)),
-        Target("head order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
+        Target("judged head order", [whole(asked)], lambda data: codec.decode_order(Container.split(Bytes(data)), schema)),
     ]
 
 
