@@ -7,7 +7,16 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support.masked import (
-    SERVER_KEY, Memory, Played, advertised, expected, revealed, roots, settled, shared, uploaded,
+    SERVER_KEY,
+    Memory,
+    Played,
+    advertised,
+    expected,
+    revealed,
+    roots,
+    settled,
+    shared,
+    uploaded,
 )  # fmt: skip
 
 from edgehold.core.errors import GroupLost, Stale
