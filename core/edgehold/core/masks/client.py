@@ -53,14 +53,14 @@ class MaskClient:
         """
         if terms.fault():
             raise TermsRefused(f"no masked sum on these terms: {terms.fault()}", reason="impossible_terms")
-        _unspent(terms, journal, renewed)
+        _unspent(journal.revealed(terms.federation, terms.run, terms.round), terms, renewed)
         mask_private, seal_private, seed, share_key = (source(sealing.KEY_BYTES) for _ in range(4))
         public = sealing.public_of(mask_private), sealing.public_of(seal_private)
         transcript = terms.transcript
         bare = Advert(client, transcript, *public, seed_commitment(seed, transcript, client), certificate, signing_key)
         # The signature goes in last; everything it covers stands.
         advert = Advert(client, transcript, *public, bare.seed_commitment, certificate, signing_key, sign(bare.signing_input()))
-        state = ClientState("advertised", terms, advert, mask_private, seal_private, seed, share_key)
+        state = ClientState("advertised", terms, advert, mask_private, seal_private, seed, share_key, renewed=renewed)
         return cls(state, roots, server_key, journal)
 
     @classmethod
@@ -167,11 +167,13 @@ class MaskClient:
             raise OutOfStep(f"shares are asked for after {state.phase!r}; this device sent no vector yet", reason="not_masked")
         refusals.survivors(survivors, roster, state.sharers, me, self._server_key)
         terms, digest = state.terms, survivors.digest
-        earlier = [one for one in self._round() if one.attempt == terms.attempt]
+        written = self._journal.revealed(terms.federation, terms.run, terms.round)
+        earlier = [one for one in written if one.attempt == terms.attempt]
         if any((one.transcript, one.set_digest) != (terms.transcript, digest) for one in earlier) or (
             state.set_digest not in (b"", digest)
         ):
             raise SecondSet("another set of survivors for an attempt that was answered already", reason="second_set")
+        _unspent([one for one in written if one.attempt != terms.attempt], terms, state.renewed)
         if not earlier:
             what = Revealed(terms.federation, terms.run, terms.round, terms.attempt, terms.transcript, digest)
             self._journal.write(what)
@@ -201,10 +203,6 @@ class MaskClient:
             raise OutOfStep("no roster was received yet", reason="no_roster")
         return self._state.roster
 
-    def _round(self) -> Sequence[Revealed]:
-        terms = self._state.terms
-        return self._journal.revealed(terms.federation, terms.run, terms.round)
-
     def _expect(self, step: str, phase: Phase) -> None:
         if self._state.phase != phase:
             raise OutOfStep(f"{step!r} follows {phase!r}, but this device has {self._state.phase!r}", reason=f"{step}_twice")
@@ -221,8 +219,7 @@ class MaskClient:
         return plus, minus
 
 
-def _unspent(terms: Terms, journal: RevealJournal, renewed: bool) -> None:
-    earlier = journal.revealed(terms.federation, terms.run, terms.round)
+def _unspent(earlier: Sequence[Revealed], terms: Terms, renewed: bool) -> None:
     if any(one.attempt == terms.attempt for one in earlier):
         raise AttemptSpent(
             f"round {terms.round} attempt {terms.attempt} of {terms.run!r} was answered before", reason="replayed_attempt"

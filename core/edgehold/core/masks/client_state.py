@@ -15,7 +15,7 @@ Phase = Literal["advertised", "shared", "delivered", "masked", "revealed"]
 @dataclass(slots=True)
 class ClientState:
     """phase: the last step that is done. Private keys, seeds: 32 bytes each. held: shares of others' secrets, by owner,
-    33 bytes each: self-seed, mask key. No field with a secret is ever shown.
+    33 bytes each: self-seed, mask key. renewed: the vector is of this attempt alone. No field with a secret is ever shown.
     """
 
     phase: Phase
@@ -28,6 +28,7 @@ class ClientState:
     roster: Roster | None = field(default=None, repr=False)
     held: dict[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
     sharers: tuple[str, ...] = ()
+    renewed: bool = False
     upload_digest: bytes = b""
     set_digest: bytes = b""
 
