@@ -92,7 +92,7 @@ def test_forged_adverts_are_refused_and_honest_ones_come_in_after_them() -> None
         value[bits.integers(len(value))] ^= 1 << int(bits.integers(8))
         fresh = Gathering(terms(names(COUNT)), VALUE, [Entrant(who) for who in names(COUNT)])
         with pytest.raises((BadSignature, Stale)):
-            fresh.add(replace(mine, **{name: bytes(value)}), roots(), NOW_S)
+            fresh.add(replace(mine, **{name: bytes(value)}), roots(), NOW_S)  # type: ignore[arg-type]
 
 
 def test_a_stolen_key_comes_in_once() -> None:
