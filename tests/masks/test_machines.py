@@ -199,7 +199,7 @@ def test_wrong_shares_are_found_out_and_done_without(liars: int) -> None:
 def test_a_secret_that_was_never_shared_loses_the_group_and_names_its_owner() -> None:
     found = advertised(COUNT)
     liar = found.clients["device-002"]
-    liar._state.seed = b"s" * 32  # shares of another seed than it committed to
+    liar._state.self_seed = b"s" * 32  # shares of another seed than it committed to
     shared(found)
     uploaded(found)
     revealed(found)
@@ -296,7 +296,12 @@ def trace(killed: str) -> tuple[list[object], Array]:
         if killed == "client half masked":
             half = again(clients[name], journals[name])
             next(half.mask([vectors[number]]))
+        before = clients[name].dump()
         uploads[name] = masked(clients[name], vectors[number])
+        if killed == "client stored its vector":
+            digest = clients[name].upload_digest
+            clients[name] = MaskClient.restore(before, roots=roots(), server_key=SERVER_KEY, journal=journals[name])
+            clients[name].adopt(digest)
         group.upload(name, clients[name].upload_digest, uploads[name].size)
         seen.append(uploads[name].data)
     kill("client masked")
@@ -329,7 +334,8 @@ def trace(killed: str) -> tuple[list[object], Array]:
 
 POINTS = (
     "3 advert", "4 sealed share stored", "8 frozen, nothing sent", "9 some reveals in", "10 summed, in memory", "client share",
-    "client shared", "client delivered", "client half masked", "client masked", "client revealed", "all",
+    "client shared", "client delivered", "client half masked", "client stored its vector", "client masked", "client revealed",
+    "all",
 )  # fmt: skip
 
 
@@ -392,7 +398,7 @@ def test_secrets_are_never_shown(played: Played) -> None:
     secrets = [
         state.mask_private,
         state.seal_private,
-        state.seed,
+        state.self_seed,
         state.share_key,
         *(part for pair in state.held.values() for part in pair),
     ]

@@ -108,7 +108,7 @@ class MaskClient:
         places = [roster.place(one.client) for one in others]
         size = shamir.random_bytes(roster.threshold)
         random = pads.keystream(sealing.derived(state.share_key, "share randomness", digest), 2 * size)
-        seeds = shamir.split(state.seed, roster.threshold, places, random[:size])
+        seeds = shamir.split(state.self_seed, roster.threshold, places, random[:size])
         masks = shamir.split(state.mask_private, roster.threshold, places, random[size:])
         boxes = []
         for one, seed, mask in zip(others, seeds, masks, strict=True):
@@ -151,6 +151,12 @@ class MaskClient:
         if count != terms.entries:
             raise WrongShape(f"a vector of {count} entries; {terms.entries} are expected")
         self._state.upload_digest, self._state.phase = digest.digest(), "masked"
+
+    def adopt(self, upload_digest: bytes) -> None:
+        """Go on with a masked vector that was stored whole before this device was killed. upload_digest: its SHA-256."""
+        if self._state.phase != "masked":
+            self._expect("adopt", "delivered")
+            self._state.upload_digest, self._state.phase = upload_digest, "masked"
 
     @property
     def upload_digest(self) -> bytes:
@@ -211,7 +217,7 @@ class MaskClient:
         """Keys of the streams to add and to subtract: of two members the smaller id adds."""
         state, me, roster = self._state, self._me, self._roster
         transcript, digest = state.terms.transcript, roster.digest
-        plus, minus = [sealing.self_key(state.seed, transcript, digest, me)], list[bytes]()
+        plus, minus = [sealing.self_key(state.self_seed, transcript, digest, me)], list[bytes]()
         for who in state.held:
             public = roster.member(who).mask_key
             key = sealing.pair_key(state.mask_private, public, transcript, digest, me, who)

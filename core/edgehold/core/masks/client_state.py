@@ -23,7 +23,7 @@ class ClientState:
     advert: Advert
     mask_private: bytes = field(repr=False)
     seal_private: bytes = field(repr=False)
-    seed: bytes = field(repr=False)
+    self_seed: bytes = field(repr=False)
     share_key: bytes = field(repr=False)
     roster: Roster | None = field(default=None, repr=False)
     held: dict[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
@@ -34,7 +34,7 @@ class ClientState:
 
     def forget(self) -> None:
         """Let go of every secret. Python may keep copies of bytes in memory for a while; none are kept in the state."""
-        self.mask_private = self.seal_private = self.seed = self.share_key = b""
+        self.mask_private = self.seal_private = self.self_seed = self.share_key = b""
         self.held = {}
 
     def dump(self) -> bytes:
