@@ -36,7 +36,7 @@ from edgehold.core.errors import (
     SharesRefused,
     TermsRefused,
 )  # fmt: skip
-from edgehold.core.masks import draw
+from edgehold.core.masks import draw, sealing
 from edgehold.core.masks.client import MaskClient
 from edgehold.core.masks.draw import Entrant
 from edgehold.core.masks.messages import Advert, Box, Reveal, Roster, Survivors, sharers_digest
@@ -69,6 +69,17 @@ def with_member(roster: Roster, at: int, advert: Advert) -> Roster:
 def roster_below_eight(played: Played) -> Roster:
     roster = played.group.roster
     return told(tuple(one for one in roster.members if one.client not in ("device-000", "device-001")), roster)
+
+
+def roster_above_64(played: Played) -> Roster:
+    roster = played.group.roster
+    return told(roster.members * 8, roster)
+
+
+def unordered_group(played: Played) -> Roster:
+    """Places of shares would differ between members."""
+    roster = played.group.roster
+    return told(roster.members[::-1], roster)
 
 
 def repeated_id(played: Played) -> Roster:
@@ -196,6 +207,8 @@ def advert_beside_the_draw(played: Played) -> Roster:
 
 ROSTERS: dict[Callable[[Played], Roster], tuple[type[MaskRefused], str]] = {
     roster_below_eight: (RosterRefused, "group_too_small"),
+    roster_above_64: (RosterRefused, "group_too_large"),
+    unordered_group: (RosterRefused, "unordered_group"),
     repeated_id: (RosterRefused, "repeated_id"),
     repeated_key: (RosterRefused, "repeated_key"),
     repeated_signing_key: (RosterRefused, "repeated_key"),
@@ -245,6 +258,18 @@ def test_a_second_roster_of_the_attempt_gets_no_shares() -> None:
         me.share(fewer, NOW_S)
     assert caught.value.reason == "second_roster"
     assert me.share(played.group.roster, NOW_S) == boxes
+
+
+def test_a_draw_that_names_a_client_twice_gets_no_shares() -> None:
+    """Committed to as it is: two marks of company for one client, of which either could be meant."""
+    invited = [*(Entrant(who) for who in names(COUNT)), Entrant(ME, 1)]
+    how = terms(invited)
+    clients = {who: client(who, how, Memory()) for who in names(COUNT)}
+    members = tuple(one.advert for one in clients.values())
+    everyone = tuple(Entrant(one.client, 0, one.digest) for one in members)
+    with pytest.raises(RosterRefused) as caught:
+        clients[ME].share(Roster(how, VALUE, (*everyone, Entrant(ME, 1)), members), NOW_S)
+    assert caught.value.reason == "not_drawn"
 
 
 # Boxes.
@@ -302,6 +327,22 @@ def test_boxes_that_were_not_sealed_for_me_are_refused(lie: Callable[[list[Box]]
     with pytest.raises(OutOfStep) as again:
         me.receive(honest[:-1])
     assert again.value.reason == "second_shares"
+
+
+def test_a_box_without_shares_in_it_is_refused() -> None:
+    """Sealed by its sender indeed, but what is inside is above the prime."""
+    played = advertised(COUNT)
+    roster = played.group.roster
+    boxes = {who: one.share(roster, NOW_S) for who, one in played.clients.items()}
+    found = [box for sent in boxes.values() for box in sent if box.receiver == ME]
+    liar = played.clients["device-000"]._state
+    key = sealing.box_key(
+        liar.seal_private, roster.member(ME).seal_key, roster.terms.transcript, roster.digest, "device-000", ME
+    )  # fmt: skip
+    bad = sealing.seal(key, (1 << 264) - 1, 1)
+    with pytest.raises(SharesRefused) as caught:
+        played.clients[ME].receive([replace(found[0], sealed=bad), *found[1:]])
+    assert caught.value.reason == "malformed_shares"
 
 
 # Sets of survivors.
