@@ -140,6 +140,41 @@ def test_no_ordinary_randomness_where_secrets_are_made() -> None:
     assert not [(path, wrong) for path in watched if (wrong := ordinary_sources(parsed(path)))]
 
 
+MASKS = REPOSITORY / "core" / "edgehold" / "core" / "masks"
+
+
+def test_no_ordinary_randomness_where_masks_are_made() -> None:
+    watched = sorted(MASKS.rglob("*.py"))
+    assert {"client", "draw", "shamir", "pads", "noise"} <= {path.stem for path in watched}
+    assert not [(path, wrong) for path in watched if (wrong := ordinary_sources(parsed(path)) + drawing(parsed(path)))]
+
+
+def test_masks_are_pure() -> None:
+    """No sockets, clocks, files or threads: whoever plays the machines brings them."""
+    for path in sorted(MASKS.rglob("*.py")):
+        names = everywhere(parsed(path))
+        assert not [
+            one for one in ("socket", "time", "pathlib", "threading", "asyncio", "secrets", "grpc") if uses(names, one)
+        ], path
+        assert not uses(names, "os") or path.stem == "terms"  # where the system's randomness is the default
+        called = {
+            node.func.id for node in ast.walk(parsed(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert "open" not in called, path
+
+
+def test_the_source_of_masks_is_given_in_tests_alone() -> None:
+    """Whoever can give the source can make the keys again: the product never names one, and takes the system's."""
+    for path in (path for room in ROOMS for path in modules(room)):
+        given = [
+            keyword.arg
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("MaskClient.advertise", "draw_value", ".drawn"))
+            for keyword in node.keywords
+        ]
+        assert not {"source", "words"} & set(given), path
+
+
 PRIVACY = REPOSITORY / "core" / "edgehold" / "core" / "privacy"
 
 

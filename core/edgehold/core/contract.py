@@ -7,16 +7,17 @@ same code runs in one process and over the network and gives the same model bit 
 A method is a folder: `state.py` (settings, order, update, state), `client.py`, `server.py`, `codec.py`, `README.md`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from edgehold.core.errors import WrongShape
+from edgehold.core.masks.sums import GroupSum
 from edgehold.core.privacy.events import Event
 from edgehold.core.task import Task
-from edgehold.core.vectors import Blob, Part, Schema, Space, Vector
+from edgehold.core.vectors import Array, Blob, Part, Schema, Space, Vector
 
 Facts: TypeAlias = dict[str, float]
 """Numbers by the names of `edgehold.core.facts`; they become metrics, log fields and report cells."""
@@ -171,6 +172,29 @@ class PrivateServerSide(ServerSide[State, OrderOut, UpdateIn], Protocol[State, O
 
     def charges(self, state: State) -> tuple[Event, ...]:
         """What `close` on this state will release, for the server's ledger; asked before any noise is drawn."""
+
+
+class MaskedForm(Protocol[UpdateIn]):
+    """How an update becomes whole numbers that are only ever seen added up (`edgehold.core.masks`).
+
+    entries: how many; largest: the largest an entry can be, the smallest is 0.
+    """
+
+    entries: int
+    largest: int
+
+    def vector(self, update: UpdateIn) -> Iterator[Array]:
+        """The update as integers in [0, largest], in order, in blocks of any size."""
+
+    def law(self, sums: Iterator[Array], survivors: int) -> None:
+        """Return if the sum (int64 blocks) could be one of so many lawful updates, `OutsideLaw` otherwise."""
+
+
+class MaskedServerSide(ServerSide[State, OrderOut, UpdateIn], Protocol[State, OrderOut, UpdateIn]):
+    """A server half that can do with sums over groups."""
+
+    def fold(self, state: State, groups: Sequence[GroupSum], space: Space) -> tuple[State, Facts]:
+        """State after a masked round, in place of `close`. groups: lawful ones, in the order they were drawn."""
 
 
 class Codec(Protocol[Order, Update]):

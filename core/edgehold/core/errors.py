@@ -151,6 +151,80 @@ class NotFound(FlError):
     status = "NOT_FOUND"
 
 
+class MaskRefused(FlError):
+    """A device does not take part in a masked sum on these terms; nothing that unmasks it has left.
+
+    reason: one word for audit and counters; the message says what arrived and what was expected.
+    """
+
+    code = "mask_refused"
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self, message: str, *, reason: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.reason = reason
+
+    @property
+    def audit(self) -> str:
+        """The line for the audit log: code, reason, message."""
+        return f"{self.code} {self.reason}: {self.message}"
+
+
+class TermsRefused(MaskRefused):
+    """Model, plan, round, attempt or the form of the vector is another than this device was tasked with, or impossible."""
+
+    code = "mask_terms"
+
+
+class RosterRefused(MaskRefused):
+    """The group's roster is too small, names somebody twice, or is not the one that was drawn."""
+
+    code = "mask_roster"
+
+
+class AdvertRefused(MaskRefused):
+    """A member's keys are not signed by a client of this federation for this attempt."""
+
+    code = "mask_advert"
+
+
+class SharesRefused(MaskRefused):
+    """Sealed shares are missing, too few, or not what their sender sealed for this device."""
+
+    code = "mask_shares"
+
+
+class SetRefused(MaskRefused):
+    """The set of survivors is unsigned, too small, or not a set of this group with this device in it."""
+
+    code = "mask_set"
+
+
+class SecondSet(SetRefused):
+    """Another set of survivors for an attempt that was answered: no answer at all, only an audit line."""
+
+    code = "mask_second_set"
+
+
+class AttemptSpent(MaskRefused):
+    """This device has revealed in another attempt of the round: the difference of two sums could be one device's update."""
+
+    code = "mask_attempt_spent"
+
+
+class OutOfStep(MaskRefused):
+    """A step of the masked sum was asked for before the one it follows, or twice."""
+
+    code = "mask_out_of_step"
+
+
+class GroupLost(FlError):
+    """A group of a masked sum has too few members left, or too few good shares: nothing of it can be unmasked."""
+
+    code = "group_lost"
+    status = "ABORTED"
+
+
 class BudgetSpent(FlError):
     """The privacy budget does not allow this release."""
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.privacy import renyi
-from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian
+from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian, Skellam
 
 _SHARES = tuple(step / 40 for step in range(1, 40))
 """Splits of the noise between the fresh part of a step and the error vector that are tried."""
@@ -25,6 +25,8 @@ def squared_mu(event: Event) -> float:
         return float(event.steps * (event.sensitivity / event.sigma) ** 2)
     if isinstance(event, ErrorFeedback):
         return _added(event, _squared_mu)
+    if isinstance(event, Skellam):
+        return inf  # its tails are heavier than a Gaussian's: no mu bounds them, Renyi divergences do
     raise ConfigError(f"no accountant understands {type(event).__name__}; it must not be released")
 
 
@@ -32,6 +34,8 @@ def divergence(event: Event, order: float) -> float:
     """Renyi divergence of that order (above 1) of the whole event; infinite when nothing bounds it."""
     if isinstance(event, ErrorFeedback):
         return _added(event, lambda all_: _divergence(all_, order))
+    if isinstance(event, Skellam):
+        return event.releases * renyi.skellam(event.sensitivity, event.absolute, event.variance, order)
     plain = renyi.gaussian(sqrt(squared_mu(event)), order)
     if isinstance(event, SampledGaussian):
         return min(plain, event.steps * renyi.subsampled(event.rate, event.sensitivity / event.sigma, order))

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.privacy import ledger
-from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian
+from edgehold.core.privacy.events import ErrorFeedback, Event, Gaussian, SampledGaussian, Skellam
 from edgehold.core.privacy.ledger import Limit
 
 
@@ -52,6 +52,8 @@ def mechanism(event: Event) -> str:
         case SampledGaussian():
             noise = event.sigma / event.sensitivity
             return f"sampled gaussian x {event.steps}, rate {event.rate:g}, noise {noise:.4g} x sensitivity"
+        case Skellam():
+            return f"skellam x {event.releases}, noise {event.variance**0.5 / event.sensitivity:.4g} x sensitivity"
         case ErrorFeedback():
             bounds = f"clip {event.clip:.4g}, error clip {event.error_clip:.4g}, ceiling {event.ceiling:.4g}"
             return f"error feedback x {event.steps} ({event.sampling}), {bounds}, noise {event.sigma:.4g}"

@@ -53,6 +53,18 @@ class SampledGaussian(_Event, frozen=True, kw_only=True, tag="sampled_gaussian")
     steps: _Count
 
 
+class Skellam(_Event, frozen=True, kw_only=True, tag="skellam"):
+    """Integer vectors under Skellam noise of that variance (`edgehold.core.privacy.skellam`), each touching every unit.
+
+    sensitivity: Euclidean; absolute: in sums of absolute values. Neighbours: one vector more, or zeros in its place.
+    """
+
+    sensitivity: _Positive
+    absolute: _Positive
+    variance: _Positive
+    releases: _Count = 1
+
+
 class ErrorFeedback(_Event, frozen=True, kw_only=True, tag="error_feedback"):
     """SGD with clipped error feedback (`edgehold.defenses.dp_ef_sgd`): sums of gradients clipped at `clip`, plus the error
     vector clipped at `error_clip`, under noise of deviation `sigma`, all on sum scale.
@@ -79,7 +91,7 @@ class ErrorFeedback(_Event, frozen=True, kw_only=True, tag="error_feedback"):
     grid: _Size = 0.0
 
 
-Event: TypeAlias = Gaussian | SampledGaussian | ErrorFeedback
+Event: TypeAlias = Gaussian | SampledGaussian | Skellam | ErrorFeedback
 _UNBOUNDED = {"ceiling", "error_clip"}
 
 

@@ -25,6 +25,18 @@ def gaussian(mu: float, order: float) -> float:
     return order * mu * mu / 2
 
 
+def skellam(sensitivity: float, absolute: float, variance: float, order: float) -> float:
+    """Bound for Skellam noise of that variance on integer vectors; sensitivities: Euclidean, in sums of absolute values.
+
+    Source: Agarwal, Kairouz, Liu 2021, arXiv:2110.04995, Theorem 3.5: a D2^2 / 2V + min(((2a - 1) D2^2 + 6 D1) / 4V^2,
+    3 D1 / 2V) for whole orders a > 1. Between them the next whole one bounds it: divergences grow with their order.
+    """
+    whole = max(2, math.ceil(order))
+    square = sensitivity * sensitivity
+    further = min(((2 * whole - 1) * square + 6 * absolute) / (4 * variance * variance), 3 * absolute / (2 * variance))
+    return whole * square / (2 * variance) + further
+
+
 def subsampled(rate: float, mu: float, order: float) -> float:
     """One Gaussian release of sensitivity over sigma `mu`, on a batch into which each record comes with probability `rate`.
 

@@ -1,0 +1,43 @@
+"""One model out of several groups' sums: a liar moves its own group, and robust statistics over groups leave that group out."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.vectors import BLOCK, Array
+
+ENOUGH = 5
+"""Groups from which on a median or a trimmed mean is taken; fewer are simply averaged, and one liar moves the average."""
+How = Literal["median", "trimmed"]
+
+
+def means(sums: Sequence[GroupSum], how: How = "median", trim: float = 0.2, size: int = BLOCK) -> Iterator[Array]:
+    """Per entry the median, or the mean without the share `trim` of groups at either end, of the groups' means; float64 blocks.
+
+    Groups count alike whatever their size (sizes differ by what dropped out). With fewer than `ENOUGH`: the mean over all
+    survivors, exactly the sum of all integers divided once.
+    """
+    if not sums:
+        raise ValueError("no group is left")
+    if not 0 <= trim < 0.5:
+        raise ValueError(f"trim of {trim:g}; at least 0 and less than a half is possible")
+    cut = int(trim * len(sums) + 1e-9)
+    length = len(sums[0].residues)
+    for start in range(0, length, size):
+        rows = [one.read(start, min(start + size, length)) for one in sums]
+        if len(sums) < ENOUGH:
+            yield np.add.reduce(rows) / sum(len(one.survivors) for one in sums)
+            continue
+        table = np.sort(np.stack([row / len(one.survivors) for row, one in zip(rows, sums, strict=True)]), axis=0)
+        lo, hi = (cut, len(sums) - cut) if how == "trimmed" else ((len(sums) - 1) // 2, len(sums) // 2 + 1)
+        yield table[lo:hi].sum(axis=0) / (hi - lo)
+
+
+def liars_withstood(members: int) -> float:
+    """Share of liars below which a group of so many is more likely free of liars than not: f < 1 - 0.5^(1/m).
+
+    With many groups the median is then that of honest groups. At m = 16 it is 4.2 %, at m = 32 2.1 %.
+    """
+    return float(1 - 0.5 ** (1 / members))
