@@ -329,6 +329,36 @@ def test_an_honest_server_lists_nobody_who_could_raise_the_alarm() -> None:
     assert server.open(later, Cohort(3, ())).before == listing.digest_of(after.listing)
 
 
+def test_a_server_with_two_faces_is_found_out_in_the_next_round() -> None:
+    half, one = client_half(), task()
+    names = ("c0", "c1", "c2")
+    locals_ = {name: begun(half, one) for name in names}
+
+    def play(number: int, orders: dict[str, Order], before: dict[str, Update]) -> dict[str, Update]:
+        sent = {}
+        for name in names:
+            asked, rng = orders[name], stream(number, name)
+            read = {other: before[other] for other in half.choose(asked, locals_[name], one, rng)}
+            local = half.receive(asked, locals_[name], read, one, rng)
+            locals_[name], sent[name], _ = half.work(asked, local, one, rng)
+        return sent
+
+    first = play(1, dict.fromkeys(names, order(number=1)), {})
+    whole = order(first, 2)
+    shown = order({name: first[name] for name in ("c1", "c2")}, 2)  # c2 is not to hear of c0
+    kept = dict(locals_)
+    honest = play(2, dict.fromkeys(names, whole), first)
+    play(3, dict.fromkeys(names, order(honest, 3, listing.digest_of(whole.listing))), honest)  # control: one face
+    locals_ = kept
+    forked = play(2, {"c0": whole, "c1": whole, "c2": shown}, first)
+    asked = order(forked, 3, listing.digest_of(whole.listing))
+    for name, says in (("c0", "'c2' was shown"), ("c1", "'c2' was shown"), ("c2", "round 2 listed .* for this device")):
+        read = {other: update for other, update in forked.items() if other != name}
+        with pytest.raises(EquivocationError, match=says):
+            half.receive(asked, locals_[name], read, one, stream(0))
+    half.receive(asked, locals_["c0"], {"c1": forked["c1"]}, one, stream(0))  # who never reads c2 does not find out
+
+
 # The server.
 
 
