@@ -43,8 +43,8 @@ class Training(Config, frozen=True, kw_only=True):
 class Settings(Training, frozen=True, kw_only=True):
     """The [method] table of a Bristle plan.
 
-    listing_limit: senders an order lists; beyond it they are drawn anew in each round. norm_factor: a head with a column longer
-    than so many times the median column of the round before is not listed; 0: no such law.
+    listing_limit: senders an order lists; beyond it they are drawn anew in each round. norm_factor: a head whose longest column
+    is longer than so many times the median of the longest columns of the round before is not listed; 0: no such law.
     """
 
     listing_limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
@@ -126,8 +126,8 @@ class Local:
 class State:
     """model: mean of the heads listed, (d * C,) float32; round: closed so far. listing, sketches: of the next order.
 
-    before: digest of the listing in the orders of the last round; median: median length of the columns (without those of
-    zeros) of the heads listed, 0 where there are none.
+    before: digest of the listing in the orders of the last round; median: of the longest columns of the heads listed, 0 before
+    the first round.
     """
 
     model: Vector
