@@ -16,8 +16,8 @@ from tests.support.fixed_noise import FixedNoise, Silence, fixed_words, half
 from torch import Tensor, nn
 
 from edgehold.core import torch_persample
-from edgehold.core.privacy import accounting
-from edgehold.core.privacy.events import SampledGaussian, Skellam, gaussian
+from edgehold.core.privacy import accounting, gaussian
+from edgehold.core.privacy.events import SampledGaussian, Skellam
 from edgehold.core.privacy.noise import SystemNoise
 from edgehold.core.rng import stream
 from edgehold.core.torch_task import TorchTask
