@@ -114,7 +114,7 @@ def test_trust_judges_a_peer_on_its_best_classes() -> None:
 def test_equal_heads_change_nothing() -> None:
     own = centred(heads(1)[0])
     held = records(10, 2)
-    found = integrate(own, np.array([own] * 7), held.x.astype(float), held.y, FAMILIAR, 3)
+    found = centred(integrate(own, np.array([own] * 7), held.x.astype(float), held.y, FAMILIAR, 3))
     assert np.abs(found - own).max() < 1e-12
 
 
@@ -277,7 +277,9 @@ def test_a_device_does_not_read_itself_and_reads_what_it_can() -> None:
     expected = integrate(
         local.kept, heads(4, 9)[1:2].astype(np.float32), one.held_data.x.astype(float), one.held_data.y, FAMILIAR, 3  # type: ignore[union-attr]
     )  # fmt: skip
-    assert read.kept.tobytes() == expected.astype(np.float32).tobytes()
+    assert read.kept.tobytes() == centred(expected).astype(np.float32).tobytes()
+    raw = half.receive(replace(asked, training=Training(centre=False)), local, {"c1": others["c1"]}, one, stream(1))
+    assert raw.kept.tobytes() == expected.astype(np.float32).tobytes()
     drifted = half.receive(order(others, base="trained"), local, {"c1": others["c1"]}, one, stream(1))
     assert drifted.kept.tobytes() != read.kept.tobytes()
     for rule in controls.CONTROLS:

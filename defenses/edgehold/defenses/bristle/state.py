@@ -24,7 +24,7 @@ class Training(Config, frozen=True, kw_only=True):
     budget: rho, heads read per round; explore: alpha, how far from the own head they are drawn (0: the nearest third alone).
     integrator: how heads become one; all but "bristle" are controls. liars: what "trimmed" and "krum" reckon with.
     base: what heads are mixed into: the "kept" head, or, as in the authors' code, the "trained" one, whose foreign columns the
-    device's own training has pushed down.
+    device's own training has pushed down. centre: whether every column loses its mean after reading; False is a control.
     """
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1e-3
@@ -38,6 +38,7 @@ class Training(Config, frozen=True, kw_only=True):
     integrator: Literal["bristle", "mean", "median", "trimmed", "krum", "alone"] = "bristle"
     liars: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     base: Literal["kept", "trained"] = "kept"
+    centre: bool = True
 
 
 class Settings(Training, frozen=True, kw_only=True):
