@@ -74,8 +74,8 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     tasks: dict[str, TaskEntry] = {}
     budgets: dict[Name, BudgetTable] = {}
     record: dict[Name, tuple[Count, ...]] = {}
-    """[record]: run -> rounds whose order and admitted updates are kept unsealed in transcripts/RUN.sqlite, for an audit of what
-    they give away (`fl-eval invert`). Off by default; refused for runs that ask for masks.
+    """[record]: run -> rounds whose order and admitted updates are kept unsealed in transcripts/RUN.sqlite, for an audit of
+    what they give away (`fl-eval invert`). Off by default; refused for runs that ask for masks.
     """
 
     def ca_folder(self, home: Path) -> Path:

@@ -104,7 +104,8 @@ def _one(wish: Wish, attack: Attack, recorded: Recorded, entry: Entry, own: Any,
     got = attack.invert(observed, aim)
     result: dict[str, Any] = {
         "round": entry.round, "client": entry.client, "records": aim.records, "found": len(got.images),
-        "guard": observed.guard, "objectives": list(got.objectives), "labels": None if got.labels is None else got.labels.tolist(),
+        "guard": observed.guard, "objectives": list(got.objectives),
+        "labels": None if got.labels is None else got.labels.tolist(),
         "seconds": round(got.seconds, 3), "wall_seconds": round(time.monotonic() - began, 3), "note": got.note,
     }  # fmt: skip
     truth, judged = None, None

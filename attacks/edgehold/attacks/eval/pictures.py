@@ -18,7 +18,7 @@ def grid(
     psnr: Sequence[float] | None,
     box: tuple[float, float],
 ) -> None:
-    """A PNG: rows of originals (where the truth is given) with their reconstructions below. Images: (channels, height, width)."""
+    """A PNG: rows of originals (where the truth is given), their reconstructions below. Images: (channels, height, width)."""
     from matplotlib.figure import Figure
 
     lines = -(-len(found) // ACROSS)

@@ -28,8 +28,8 @@ ONCE = {"edgehold.client.data.tasks:make_task": "edgehold.attacks.eval.data:make
 class Wish:
     """What was asked for. liars: how many of the first clients lie, by `adversary`; workers: None for what pays.
 
-    transcript: file for what the server is able to see in the rounds of `keep` (none: all); imprint: the server is malicious and
-    starts from weights that sort records into bins, made with its own test records.
+    transcript: file for what the server is able to see in the rounds of `keep` (none: all); imprint: the server is malicious
+    and starts from weights that sort records into bins, made with its own test records.
     """
 
     plan: Path
@@ -60,7 +60,7 @@ def simulate(wish: Wish) -> dict[str, Any]:
         result = engine.run(
             plan, settings, fleet, own, _liars(wish, fleet), lambda number, facts: tell(number, said(facts)),
             workers=wish.workers, batch=wish.batch, store=store,
-            transcript=(wish.transcript, wish.keep) if wish.transcript else None, initial=_initial(wish, own),
+            transcript=(wish.transcript, wish.keep) if wish.transcript else None, initial=_initial(wish, own, plan.run.seed),
         )  # fmt: skip
     found = {
         "run": plan.run.name,
@@ -101,14 +101,14 @@ def said(facts: Facts) -> str:
     return "  ".join([f"{facts['clients_admitted']:.0f} clients", *batched, *scores])
 
 
-def _initial(wish: Wish, own: Any) -> Vector | None:
+def _initial(wish: Wish, own: Any, seed: int) -> Vector | None:
     if not wish.imprint:
         return None
     from edgehold.attacks.inversion import bins
 
     if getattr(own, "test_data", None) is None:
         raise ConfigError("an imprint takes its bins from the server's own test records; this task has none", field="imprint")
-    return Vector.of(bins.craft(own.initial(0), own.schema, np.asarray(own.test_data[0])))
+    return Vector.of(bins.craft(own.initial(seed), own.schema, np.asarray(own.test_data[0])))
 
 
 def _plan(wish: Wish) -> tuple[Plan, Any]:

@@ -1,8 +1,8 @@
 """A malicious server's first layer that sorts records into bins: each alone in its bin is read off the gradient.
 
 All k units compute the mean of the record's numbers; their biases are minus the k quantiles of that mean on public records, and
-the layer behind treats all units alike. Records above a threshold switch its unit on, so that the difference of the gradients of
-two neighbouring units is that of the records between two thresholds: x = difference of dW over difference of db.
+the layer behind treats all units alike. Records above a threshold switch its unit on, so that the difference of the gradients
+of two neighbouring units is that of the records between two thresholds: x = difference of dW over difference of db.
 Source: Fowl et al. 2022, "Robbing the Fed", arXiv:2110.13057. Here the model's own first two linear layers are written over,
 so that no layer is added.
 """

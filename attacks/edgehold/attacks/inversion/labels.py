@@ -1,8 +1,8 @@
 """Which labels a batch had, from the gradient of the last layer.
 
-For cross-entropy the bias gradient of class c is the mean over records of p_c - [y = c]: negative for labels that are there, and
-with p known their counts. Sources: Zhao et al. 2020, arXiv:2001.02610 (iDLG); Ma et al. 2023 (iLRG). Departure: p is estimated
-from public records at the same weights, not from class-wise embeddings.
+For cross-entropy the bias gradient of class c is the mean over records of p_c - [y = c]: negative for labels that are there,
+and with p known their counts. Sources: Zhao et al. 2020, arXiv:2001.02610 (iDLG); Ma et al. 2023 (iLRG). Departure: p is
+estimated from public records at the same weights, not from class-wise embeddings.
 """
 
 import numpy as np

@@ -73,7 +73,7 @@ class Score:
 def score(
     images: Array, truth: Array, width: float = 1.0, labels: Array | None = None, true_labels: Array | None = None
 ) -> Score:
-    """images: (found, ...), truth: (n, ...): each original takes one reconstruction, so that the squared errors sum to least."""
+    """images: (found, ...), truth: (n, ...): each original takes one reconstruction, so that squared errors sum to least."""
     count = len(truth)
     match, values, alike = [-1] * count, [-CEILING] * count, [float("nan")] * count
     if len(images):

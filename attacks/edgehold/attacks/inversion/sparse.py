@@ -1,8 +1,8 @@
 """Every record of a batch behind a fully connected layer with a ReLU, from that layer's gradient alone.
 
 dL/dW = G X with one column of G and one row of X per record, and every column of G is exactly 0 where the record leaves a unit
-off. dW = L R fixes G = L Q up to an invertible Q, so that the columns of G are the directions q in which L q has uncommonly many
-zeros. Once they are found, dL/db = G 1 gives their scale, and X follows.
+off. dW = L R fixes G = L Q up to an invertible Q, so that the columns of G are the directions q in which L q has uncommonly
+many zeros. Once they are found, dL/db = G 1 gives their scale, and X follows.
 Source: Dimitrov et al. 2024, arXiv:2403.03945 (SPEAR); Bakarsky et al. 2025, arXiv:2510.24200. Departures: directions are found
 by descent on the l1 norm and reweighted singular vectors, all starts at once, instead of by drawing submatrices until one fits;
 it runs over quiet units alone, which few records switch on: in the others, records of one label hardly differ, and their
@@ -86,14 +86,14 @@ def invert(
         solved = _solved(left, right, pool[:, chosen], bias)
         off = np.abs(rows @ pool[:, chosen]) <= limits
         on = solved.inputs @ matrix[alive].T + offset[alive] > 0
-        best = _better(best, Found(solved.inputs, (on.T != off).mean(axis=0), solved.slopes))
+        best = _better(best, Found(solved.inputs, (off != on.T).mean(axis=0), solved.slopes))
         if best.exact == len(right):
             break
     return best or Found(np.zeros((0, weight.shape[1])), np.zeros(0), np.zeros((0, weight.shape[0])))
 
 
 def _factors(weight: Array, records: int, rng: np.random.Generator) -> tuple[Array, Array, float]:
-    """L (m, rank) orthonormal, R (rank, n), and how far entries of L are off. A random range finder: exact where the rank is."""
+    """L (m, rank) orthonormal, R (rank, n), how far entries of L are off. A random range finder: exact where the rank is."""
     wide = min(records + SPARE, *weight.shape)
     rough, _ = np.linalg.qr(weight @ rng.standard_normal((weight.shape[1], wide)))
     basis, _ = np.linalg.qr(weight @ (weight.T @ rough))  # once more, for what lies in noise
@@ -223,18 +223,17 @@ def _solved(left: Array, right: Array, directions: Array, bias: Array) -> Found:
 
 
 def _better(one: Found | None, other: Found) -> Found:
-    if one is None or (other.exact, other.agreement.sum()) > (one.exact, one.agreement.sum()):
-        return other
-    return one
+    better = one is None or (other.exact, other.agreement.sum()) > (one.exact, one.agreement.sum())
+    return other if one is None or better else one
 
 
 def _unit(q: Array) -> Array:
-    return q / np.maximum(np.linalg.norm(q, axis=0), 1e-300)
+    return np.asarray(q / np.maximum(np.linalg.norm(q, axis=0), 1e-300))
 
 
 def _apart(pool: Array, alike: float) -> Array:
     """Columns that are not one of those before them up to sign."""
-    return pool[:, ~np.triu(np.abs(pool.T @ pool) > alike, 1).any(axis=0)]
+    return np.asarray(pool[:, ~np.triu(np.abs(pool.T @ pool) > alike, 1).any(axis=0)])
 
 
 def _basis(pool: Array, zeros: Array) -> Array:

@@ -9,6 +9,7 @@ the attacker's own objective.
 
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ class _Run:
         self.wanted = [torch.from_numpy(part.copy()).to(dtype) for part in moved]
         if many and (observed.batch < aim.records or observed.momentum):
             raise ConfigError(
-                f"{observed.steps} local steps over batches of {observed.batch} with momentum {observed.momentum}: which record "
+                f"{observed.steps} local steps over batches of {observed.batch}, momentum {observed.momentum}: which record "
                 "was in which step is not known; only full batches without momentum are played"
             )
         self.rng = torch.Generator().manual_seed(aim.seed)
@@ -166,7 +167,7 @@ class _Run:
     def _value(self, weights: Sequence[Tensor], x: Tensor, targets: Tensor) -> Tensor:
         outputs = functional_call(self._module, dict(zip(self._names, weights, strict=True)), (x,))
         if targets.is_floating_point():
-            return -(targets * outputs.log_softmax(1)).sum(1).mean()
+            return cast(Tensor, -(targets * outputs.log_softmax(1)).sum(1).mean())
         return self._loss(outputs, targets)
 
     def start(self, restart: int) -> Tensor:
@@ -204,8 +205,8 @@ class _Run:
         )
         if rough:
             raise ConfigError(
-                f"the model has {', '.join(rough)}; this attack needs activations that can be differentiated twice (sigmoid, tanh, "
-                "softplus, GELU). Use cosine, or sparse for a fully connected first layer"
+                f"the model has {', '.join(rough)}; this attack needs activations that can be differentiated twice (sigmoid, "
+                "tanh, softplus, GELU). Use cosine, or sparse for a fully connected first layer"
             )
 
 

@@ -22,7 +22,8 @@ from edgehold.defenses import registry
 FORMAT = "edgehold transcript 1"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (format TEXT NOT NULL, plan TEXT NOT NULL, schema TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS orders (round INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS orders (round INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, header BLOB NOT NULL,
+    body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS updates (round INTEGER, client TEXT, header BLOB NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (round, client));
 """
@@ -114,7 +115,7 @@ class Recorded:
         if form != FORMAT:
             raise ConfigError(f"{path}: {form!r}; this release reads {FORMAT!r}", field="transcript")
         try:
-            read = convert(msgspec.json.decode(plan), Plan, str(path))
+            read = convert(_said(msgspec.json.decode(plan)), Plan, str(path))
         except msgspec.DecodeError as error:
             raise ConfigError(f"{path}: its plan is no JSON: {error}", field="transcript") from None
         return cls(path, read, Schema.from_json(schema), index, db)
@@ -143,6 +144,13 @@ class Recorded:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _said(plan: Any) -> Any:
+    """The plan without the quorum that nobody named: its place holder 0 is no legal one."""
+    if isinstance(plan, dict) and isinstance(cohort := plan.get("cohort"), dict) and cohort.get("quorum") == 0:
+        plan = plan | {"cohort": {key: value for key, value in cohort.items() if key != "quorum"}}
+    return plan
 
 
 def _whole(payload: Payload) -> bytes:
