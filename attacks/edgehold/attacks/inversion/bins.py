@@ -14,7 +14,7 @@ from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, FloatArray, Schema
 
 SMALLEST = 1e-4
-"""Of the largest difference of bias gradients: bins below it are empty, or noise."""
+"""Of the largest bin's gradient: bins below it are empty, or noise."""
 
 
 def craft(weights: FloatArray, schema: Schema, public: Array) -> FloatArray:
@@ -34,25 +34,35 @@ def craft(weights: FloatArray, schema: Schema, public: Array) -> FloatArray:
     sent[weight.size : weight.size + bias.size] = -thresholds
     behind = schema.tensors[2]
     at = weight.size + bias.size
-    # One value per output, the same for all units; small, because their sum over units drives the loss.
-    values = np.linspace(-1.0, 1.0, behind.shape[0]) / bias.size
+    # One value per output, the same for all units, of a size that lets outputs vary by about 1 from record to record: much
+    # less drowns in the rounding of float32 weights, much more saturates what follows.
+    sums = np.maximum(means[:, None] - thresholds, 0).sum(axis=1)
+    values = np.linspace(-1.0, 1.0, behind.shape[0]) / max(float(sums.std()), 1e-12)
     sent[at : at + behind.size] = np.repeat(values, bias.size)
+    if len(schema.tensors) > 3 and schema.tensors[3].shape == behind.shape[:1]:
+        sent[at + behind.size : at + behind.size + behind.shape[0]] = -values * sums.mean()
     return sent
 
 
-def read(weight: Array, bias: Array, records: int) -> Array:
+def read(weight: Array, bias: Array, thresholds: Array, records: int) -> Array:
     """(found, inputs) float64: what the bins hold, at most `records`, those of the largest gradients.
 
-    weight: dL/dW (k, inputs), bias: dL/db (k,), of units in ascending order of their thresholds.
+    weight: dL/dW (k, inputs), bias: dL/db (k,), thresholds: (k,) minus the biases that were sent, ascending. A bin's record has a
+    mean between its thresholds; where rounding or noise says otherwise, it is put there.
     """
     steps = np.diff(np.asarray(bias, np.float64), append=0.0)
     rows = np.diff(np.asarray(weight, np.float64), axis=0, append=np.zeros((1, weight.shape[1])))
-    heights = np.abs(steps)
-    if not np.isfinite(heights).all() or not heights.any():
+    # A row's difference is minus the record: what the next unit does not see any more.
+    means = rows.mean(axis=1)
+    heights = np.abs(means)
+    if not np.isfinite(rows).all() or not np.isfinite(steps).all() or not heights.any():
         return np.zeros((0, weight.shape[1]))
     order = np.argsort(-heights, kind="stable")[:records]
     kept = order[heights[order] > SMALLEST * heights.max()]
-    return np.asarray(rows[kept] / steps[kept, None])
+    tops = np.append(thresholds[1:], np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        said = np.nan_to_num(means[kept] / steps[kept], nan=0.0, posinf=1e30, neginf=0.0)
+    return np.asarray(rows[kept] / means[kept, None] * np.clip(said, thresholds[kept], tops[kept])[:, None])
 
 
 def imprinted(weights: FloatArray, schema: Schema) -> bool:

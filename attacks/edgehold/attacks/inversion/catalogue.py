@@ -59,10 +59,10 @@ def _sparse(observed: Observed, aim: Aim) -> Reconstruction:
 
 def _bins(observed: Observed, aim: Aim) -> Reconstruction:
     began = time.process_time()
-    (weight, bias), _ = _first(observed)
+    (weight, bias), (_, offsets) = _first(observed)
     sent = bins.imprinted(observed.start, observed.schema)
     note = "" if sent else "the server sent no imprint: its first layer is an ordinary one"
-    return _done(bins.read(weight, bias, aim.records), (), began, observed, aim, note)
+    return _done(bins.read(weight, bias, -offsets, aim.records), (), began, observed, aim, note)
 
 
 def _matching(name: str) -> Invert:
