@@ -47,8 +47,8 @@ def craft(weights: FloatArray, schema: Schema, public: Array) -> FloatArray:
 def read(weight: Array, bias: Array, thresholds: Array, records: int) -> Array:
     """(found, inputs) float64: what the bins hold, at most `records`, those of the largest gradients.
 
-    weight: dL/dW (k, inputs), bias: dL/db (k,), thresholds: (k,) minus the biases that were sent, ascending. A bin's record has a
-    mean between its thresholds; where rounding or noise says otherwise, it is put there.
+    weight: dL/dW (k, inputs), bias: dL/db (k,), thresholds: (k,) minus the biases that were sent, ascending. A bin's record has
+    a mean between its thresholds; where rounding or noise says otherwise, it is put there.
     """
     steps = np.diff(np.asarray(bias, np.float64), append=0.0)
     rows = np.diff(np.asarray(weight, np.float64), axis=0, append=np.zeros((1, weight.shape[1])))

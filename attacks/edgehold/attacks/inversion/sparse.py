@@ -26,6 +26,8 @@ POOREST = 5
 """Directions of fewest zeros that may hide a record much like another."""
 AGREES = 0.99
 """Share of units on which a record's own forward pass must agree with the zeros it was found by."""
+LARGEST = 0.2
+"""Of a row's size: no value above it counts as a zero, however loud the noise."""
 SPARE = 8
 """Columns beyond the batch, which show how much of the gradient is noise."""
 
@@ -65,8 +67,10 @@ def invert(
     left, right, noise = _factors(weight, records, rng)
     sizes = np.linalg.norm(left, axis=1)
     alive = sizes > max(20 * noise, 1e-9)
+    if alive.sum() < len(right):  # all of it is noise; whoever searches there finds some of that
+        alive = sizes > 0
     rows = left[alive] / sizes[alive, None]
-    limits = np.maximum(12 * noise / sizes[alive], 1e-9)[:, None]
+    limits = np.clip(12 * noise / sizes[alive], 1e-9, LARGEST)[:, None]
     heard = np.zeros(len(rows)) if public is None else _heard(matrix[alive], offset[alive], public)
     pool, best = np.zeros((len(right), 0)), None
     for number in range(ROUNDS):
@@ -202,6 +206,8 @@ def _between(rows: Array, basis: Array, limits: Array) -> Array:
 
 def _settled(rows: Array, q: Array, limits: Array) -> Array:
     """Each direction once more, from all rows that vanish on it; those on which too few do to tell are left out."""
+    if rows.shape[1] == 1:
+        return q
     kept = []
     for column in q.T:
         off = np.abs(rows @ column) <= 3 * limits[:, 0]

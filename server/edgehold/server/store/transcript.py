@@ -103,9 +103,19 @@ class Recorded:
         """`ConfigError` when it is missing or no transcript."""
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; `fl-eval simulate ... --transcript FILE` makes one", field="transcript")
-        if path.open("rb").read(16) != b"SQLite format 3\0":
+        with path.open("rb") as file:
+            begins = file.read(16)
+        if begins != b"SQLite format 3\0":
             raise ConfigError(f"{path}: not a transcript (no SQLite file)", field="transcript")
         db = Database(path, "", "the transcript")
+        try:
+            return cls._read(path, db)
+        except BaseException:
+            db.close()
+            raise
+
+    @classmethod
+    def _read(cls, path: Path, db: Database) -> "Recorded":
         with db.reading() as rows:
             tables = {name for (name,) in rows.execute("SELECT name FROM sqlite_master WHERE type='table'")}
             if not {"run", "orders", "updates"} <= tables:
