@@ -13,14 +13,11 @@ from edgehold.attacks.eval.data import make_task
 from edgehold.attacks.inversion import bins, catalogue, labels, sparse
 from edgehold.attacks.inversion.metrics import CEILING, psnr, score, ssim
 from edgehold.attacks.inversion.observed import Aim, Observed, observe
-from edgehold.core.contract import Cohort
+from edgehold.attacks.inversion.one_round import private, seen
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
 from edgehold.core.torch_task import TorchTask
-from edgehold.core.vectors import Array, Schema, Tensor, Vector
-from edgehold.defenses import registry
-from edgehold.defenses.dp_ef_sgd.accounts import noise_for
-from edgehold.defenses.hyperfl.client import HyperFLClient
+from edgehold.core.vectors import Array, Schema, Tensor
 
 NET: dict[str, Any] = {"hidden": [128, 48]}
 OWN = make_task("digits", -1, 1, model="mlp", net=NET)
@@ -39,26 +36,6 @@ def device(seed: int, records: int) -> TorchTask:
 def truth(task: TorchTask) -> tuple[Array, Array]:
     assert task.train_data is not None
     return np.asarray(task.train_data[0]), np.asarray(task.train_data[1])
-
-
-def seen(task: TorchTask, seed: int, method: str = "fedavg", start: Array | None = None, **settings: Any) -> Observed:
-    """One round of one device, as its server observes it. Everything goes through the method's own halves."""
-    how = registry.method(method).settings(**settings)
-    server = registry.server_side(method, how, task.schema, seed)
-    state = server.start(Vector.of(task.initial(seed) if start is None else start))
-    order = server.open(state, Cohort(1, ("c",)))
-    client: Any = HyperFLClient(draw=lambda: b"test") if method == "hyperfl" else registry.client_side(method)
-    rng = stream(seed, "client")
-    local = client.begin(order, task, rng)
-    return observe(method, order, client.work(order, local, task, rng)[1], task.schema)
-
-
-def private(task: TorchTask, seed: int, records: int, epsilon: float = 8.0, **more: Any) -> Observed:
-    """The same through dp_sgd at that epsilon, delta 1e-5, one step over all records; noise of the operating system."""
-    plain = registry.method("dp_sgd").settings(sampling="bins", bins=1, batch_size=float(records), **more).training()
-    how = noise_for(plain, task.schema.size, 1, epsilon, 1e-5)
-    fields = {name: getattr(how, name) for name in type(how).__struct_fields__}
-    return seen(task, seed, "dp_sgd", **fields)
 
 
 def aim(records: int, model: Any = OWN, **more: Any) -> Aim:

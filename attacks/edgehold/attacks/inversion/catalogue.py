@@ -83,7 +83,10 @@ def _done(x: Array, objectives: tuple[float, ...], began: float, observed: Obser
     told = "; ".join(
         part for part in (note, f"{observed.guard} in the update: expected to fail" * bool(observed.guard)) if part
     )
-    return Reconstruction(x.reshape(-1, *aim.shape), None, objectives, time.process_time() - began, told)
+    images = x.reshape(-1, *aim.shape)
+    if len(aim.shape) == 3:
+        images = np.clip(np.nan_to_num(images, nan=float(np.mean(aim.box))), *aim.box)  # what every attacker knows of pixels
+    return Reconstruction(images, None, objectives, time.process_time() - began, told)
 
 
 ATTACKS = {
