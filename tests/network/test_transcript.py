@@ -98,6 +98,10 @@ def test_what_is_no_transcript_or_of_another_run_is_refused(tmp_path: Path) -> N
     devices = {f"dev-{i}": tasks.make_task(**options(i)) for i in range(DEVICES)}
     path = tmp_path / "run.sqlite"
     engine.run(*parse_plan(PLAN, registry.method), devices, transcript=(path, ()))
+    before = held(path)
+    engine.run(*parse_plan(PLAN, registry.method), devices, transcript=(path, ()))
+    assert held(path) == before, "kept again, as after a crash: the same"
+    assert len(before[2]) == 2 * DEVICES
     other = parse_plan(PLAN.replace("seed = 11", "seed = 12"), registry.method)
     with pytest.raises(ConfigError, match="another run"):
         engine.run(*other, devices, transcript=(path, ()))

@@ -1,5 +1,6 @@
 """The rounds of a run."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -70,10 +71,12 @@ def run(
         rounds: list[Facts] = []
     else:
         state, rounds, play.rejected = server.unpack(kept.packed), kept.rounds, Counter(kept.rejected)
-    if transcript is not None:
-        play.transcript = Transcript(transcript[0], plan, reference.schema, transcript[1])
     setting = Setting(plan.run.name, name, tasks, dict(adversaries or {}), batch)
-    with Hands(setting, keep, workers) as hands:
+    with contextlib.ExitStack() as stack:
+        if transcript is not None:
+            play.transcript = Transcript(transcript[0], plan, reference.schema, transcript[1])
+            stack.callback(play.transcript.close)
+        hands = stack.enter_context(Hands(setting, keep, workers))
         for number in range(len(rounds) + 1, plan.run.rounds + 1):
             began = time.monotonic()
             with Shelf() as shelf:
@@ -92,8 +95,6 @@ def run(
                 on_round(number, facts)
     if store is None:
         keep.close()
-    if play.transcript is not None:
-        play.transcript.close()
     model = _model(server, state)
     return Result(model, model_digest(model), rounds, dict(play.rejected))
 
