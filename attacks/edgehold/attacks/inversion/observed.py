@@ -57,13 +57,14 @@ class Observed:
 
     def tensors(self) -> list[Array]:
         """The gradient tensor by tensor."""
-        return self._cut(self.gradient())
+        return self.cut(self.gradient())
 
     def weights(self) -> list[Array]:
         """The weights before, tensor by tensor."""
-        return self._cut(np.asarray(self.start, np.float64))
+        return self.cut(np.asarray(self.start, np.float64))
 
-    def _cut(self, flat: Array) -> list[Array]:
+    def cut(self, flat: Array) -> list[Array]:
+        """A flat vector of the schema, tensor by tensor."""
         at, found = 0, []
         for tensor in self.schema.tensors:
             found.append(flat[at : at + tensor.size].reshape(tensor.shape))
