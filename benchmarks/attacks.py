@@ -116,10 +116,9 @@ def _under_noise(few: bool) -> Iterator[Row]:
         load = load_average()
         found = [_one(attack, work, **more) for work in works]
         scores, given = [judged.median for judged, _ in found], [len(got.images) for _, got in found]
-        told = (
-            f"median of {len(scores)}, {min(scores):.1f} to {max(scores):.1f}; images given back: {', '.join(map(str, given))}"
-        )
-        note = f"{told}; a uniformly grey image reaches {_grey():.1f}"
+        told = f"median of {len(scores)}, {min(scores):.1f} to {max(scores):.1f}"
+        back = ", ".join(map(str, given))
+        note = f"{told}; images given back: {back}; a uniformly grey image reaches {_grey():.1f}"
         yield Row(f"under dp, {name}", median(scores), "dB", 12.0, None, load, note)
 
 
@@ -138,7 +137,7 @@ def _singles(count: int, hidden: list[int], method: str = "fedavg", noisy: bool 
     for seed in range(count):
         task, x, y = _mlp(seed, 1, hidden)
         if method == "hyperfl":
-            # Noise over clip for epsilon 8 at delta 1e-5, one release: see the reproduction of HyperFL.
+            # Noise over clip for epsilon 8 at delta 1e-5, one release: its account says 7.92.
             observed = seen(task, seed, method, **(HYPER | ({"noise_multiplier": 1.21} if noisy else {})))
         else:
             observed = private(task, seed, 1) if noisy else seen(task, seed)
