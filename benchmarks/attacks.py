@@ -115,8 +115,9 @@ def _under_noise(few: bool) -> Iterator[Row]:
     ):
         load = load_average()
         found = [_one(attack, work, **more) for work in works]
+        best = max(max(judged.psnr) for judged, _ in found)
         scores, given = [judged.median for judged, _ in found], [len(got.images) for _, got in found]
-        told = f"median of {len(scores)}, {min(scores):.1f} to {max(scores):.1f}"
+        told = f"median of {len(scores)}, {min(scores):.1f} to {max(scores):.1f}; best image {best:.1f}"
         back = ", ".join(map(str, given))
         note = f"{told}; images given back: {back}; a uniformly grey image reaches {_grey():.1f}"
         yield Row(f"under dp, {name}", median(scores), "dB", 12.0, None, load, note)
