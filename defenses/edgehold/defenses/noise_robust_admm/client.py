@@ -81,7 +81,7 @@ def rerce(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Step:
     rho = order.training.rho
     x = local.x if local.round else f.prox(np.zeros(n), np.zeros(n), rho, local.x)
     if order.round > 1:
-        x = f.prox(p, f.gradient(x), rho, x)
+        x = f.moved(x, p, rho)
     return Local(order.round, rho, x, local.other), x
 
 
@@ -96,9 +96,8 @@ def continual(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Ste
         return Local(order.round, rho, x, p, order.round > 1), 2 * x
     x = local.x
     if local.heard:
-        for _ in range(order.round - local.round - 1):
-            x = f.prox(local.other, f.gradient(x), rho, x)
-    after = f.prox(p, f.gradient(x), rho, x)
+        x = f.moved(x, local.other, rho, order.round - local.round - 1)
+    after = f.moved(x, p, rho)
     return Local(order.round, rho, after, p, True), 2 * after - x
 
 
