@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
@@ -16,11 +17,14 @@ from edgehold.attacks.eval import app, reproductions
 from edgehold.attacks.eval.bars import Bar, Report, Table
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.screen import progress
+from edgehold.client.data import frozen
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
 
 DIGITS = "edgehold.client.data.digits:make_task"
+TASKS = "edgehold.client.data.tasks:make_task"
+FROZEN = "edgehold.client.data.frozen:make_task"
 
 
 def fl_eval(*arguments: str | Path, expect: int = 0) -> Result:
@@ -170,6 +174,34 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
     one = Toy()
     monkeypatch.setattr(reproductions, "find", lambda name: one)
     return one
+
+
+def test_a_trained_model_becomes_the_backbone_of_devices_without_pytorch(plan: Path, tmp_path: Path) -> None:
+    fl_eval("simulate", plan, "--clients", "5", "--task", DIGITS, "--workers", "1", "--out", tmp_path / "sim")
+    model, file = tmp_path / "sim" / "model.safetensors", tmp_path / "backbone.onnx"
+    told = fl_eval(
+        "export-backbone", "--task", TASKS, "--option", "dataset=digits", "--weights", model, "--out", file, "--json"
+    )
+    found = json.loads(told.stdout)
+    assert found["features"] == 64
+    task = frozen.make_task(device_index=0, devices=3, backbone=str(file), sha256=found["sha256"])
+    assert task.train_data is not None
+    assert task.test_data is not None
+    assert task.train_data.x.shape == (20, 64)
+    weights = load_file(model)
+    records = frozen.split_of("digits").test.x
+    hidden = np.maximum(records @ weights["0.weight"].T + weights["0.bias"], 0)
+    assert np.allclose(task.test_data.x, hidden, atol=1e-5)
+    for arguments, says in (
+        (("--task", FROZEN, "--weights", model), "makes a TableTask; only models of PyTorch"),
+        (("--task", TASKS, "--option", "dataset=digits", "--weights", tmp_path / "gone"), "no such file"),
+        (
+            ("--task", TASKS, "--option", "dataset=digits", "--option", "model=logistic", "--weights", model),
+            "not those of this",
+        ),
+    ):
+        assert says in fl_eval("export-backbone", *arguments, "--out", tmp_path / "x", expect=1).stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_bar_that_does_not_hold_is_exit_code_3(toy: Toy, tmp_path: Path) -> None:

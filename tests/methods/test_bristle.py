@@ -114,7 +114,7 @@ def test_trust_judges_a_peer_on_its_best_classes() -> None:
 def test_equal_heads_change_nothing() -> None:
     own = centred(heads(1)[0])
     held = records(10, 2)
-    found = integrate(own, np.array([own] * 7), held.x.astype(float), held.y, FAMILIAR, 3)
+    found = centred(integrate(own, np.array([own] * 7), held.x.astype(float), held.y, FAMILIAR, 3))
     assert np.abs(found - own).max() < 1e-12
 
 
@@ -277,7 +277,9 @@ def test_a_device_does_not_read_itself_and_reads_what_it_can() -> None:
     expected = integrate(
         local.kept, heads(4, 9)[1:2].astype(np.float32), one.held_data.x.astype(float), one.held_data.y, FAMILIAR, 3  # type: ignore[union-attr]
     )  # fmt: skip
-    assert read.kept.tobytes() == expected.astype(np.float32).tobytes()
+    assert read.kept.tobytes() == centred(expected).astype(np.float32).tobytes()
+    raw = half.receive(replace(asked, training=Training(centre=False)), local, {"c1": others["c1"]}, one, stream(1))
+    assert raw.kept.tobytes() == expected.astype(np.float32).tobytes()
     drifted = half.receive(order(others, base="trained"), local, {"c1": others["c1"]}, one, stream(1))
     assert drifted.kept.tobytes() != read.kept.tobytes()
     for rule in controls.CONTROLS:
@@ -329,6 +331,36 @@ def test_an_honest_server_lists_nobody_who_could_raise_the_alarm() -> None:
     assert server.open(later, Cohort(3, ())).before == listing.digest_of(after.listing)
 
 
+def test_a_server_with_two_faces_is_found_out_in_the_next_round() -> None:
+    half, one = client_half(), task()
+    names = ("c0", "c1", "c2")
+    locals_ = {name: begun(half, one) for name in names}
+
+    def play(number: int, orders: dict[str, Order], before: dict[str, Update]) -> dict[str, Update]:
+        sent = {}
+        for name in names:
+            asked, rng = orders[name], stream(number, name)
+            read = {other: before[other] for other in half.choose(asked, locals_[name], one, rng)}
+            local = half.receive(asked, locals_[name], read, one, rng)
+            locals_[name], sent[name], _ = half.work(asked, local, one, rng)
+        return sent
+
+    first = play(1, dict.fromkeys(names, order(number=1)), {})
+    whole = order(first, 2)
+    shown = order({name: first[name] for name in ("c1", "c2")}, 2)  # c2 is not to hear of c0
+    kept = dict(locals_)
+    honest = play(2, dict.fromkeys(names, whole), first)
+    play(3, dict.fromkeys(names, order(honest, 3, listing.digest_of(whole.listing))), honest)  # control: one face
+    locals_ = kept
+    forked = play(2, {"c0": whole, "c1": whole, "c2": shown}, first)
+    asked = order(forked, 3, listing.digest_of(whole.listing))
+    for name, says in (("c0", "'c2' was shown"), ("c1", "'c2' was shown"), ("c2", "round 2 listed .* for this device")):
+        read = {other: update for other, update in forked.items() if other != name}
+        with pytest.raises(EquivocationError, match=says):
+            half.receive(asked, locals_[name], read, one, stream(0))
+    half.receive(asked, locals_["c0"], {"c1": forked["c1"]}, one, stream(0))  # who never reads c2 does not find out
+
+
 # The server.
 
 
@@ -343,9 +375,9 @@ def test_columns_above_the_median_are_not_listed() -> None:
     server = registry.server_side("bristle", Settings(norm_factor=10.0), SCHEMA, 3)
     state = server.start(Vector.of(np.zeros(SCHEMA.size, np.float32)))
     ones = np.zeros((FEATURES, CLASSES))
-    ones[0, 0] = 1.0  # one column of length 1; columns of zeros do not count, or the first rounds would know no length
+    ones[0, 0] = 1.0  # the longest column has length 1; most columns are zero at first, and say nothing
     state, facts = closed(server, state, [ones, ones, 1000 * ones])
-    assert (facts["heads_left_out"], state.median) == (0, 1.0), "nothing to compare with in the first round"
+    assert (facts["heads_left_out"], state.median) == (1, 1.0), "the first round is measured by itself"
     after, facts = closed(server, state, [10 * ones, 10.1 * ones], 2)
     assert facts["heads_left_out"] == 1
     assert list(after.listing) == ["c0"]

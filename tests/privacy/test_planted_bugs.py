@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgehold.core import torch_persample
 from edgehold.core.privacy import accounting, gaussian
-from edgehold.core.privacy.events import SampledGaussian
+from edgehold.core.privacy.events import SampledGaussian, Skellam
 from edgehold.core.privacy.noise import SystemNoise
 from edgehold.core.rng import stream
 from edgehold.core.torch_task import TorchTask
@@ -51,6 +51,7 @@ def released(client: DpEfSgdClient, how: Training, records: Array) -> tuple[Arra
     order = Order(Vector.of(np.zeros(task.schema.size, np.float32)), how, 1)
     local = client.begin(order, task, stream(1))
     (charged,) = client.charges(order, local, task)
+    assert not isinstance(charged, Skellam)
     _, update, _ = client.work(order, local, task, stream(2))
     return -update.delta.whole() * how.batch_size / how.learning_rate, charged.sigma, accounting.squared_mu(charged)
 

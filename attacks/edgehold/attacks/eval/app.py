@@ -105,6 +105,31 @@ def simulate(
     click.echo(f"  model {found['digest']}" + (f", kept in {out}" if out else ""))
 
 
+@main.command("export-backbone")
+@click.option("--task", required=True, metavar="ENTRY", help="package.module:function that makes the model's task.")
+@click.option("--option", "options", multiple=True, callback=_pairs, metavar="K=V", help="Argument of the task; repeatable.")
+@click.option("--weights", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The trained model's file.")
+@click.option("--head", default="", help="Part to leave out, by its dotted name. By default the last linear layer.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The ONNX file to write.")
+@as_json_option
+def export_backbone(
+    task: str, options: dict[str, Any], weights: Path, head: str, out: Path, as_json: bool
+) -> None:  # fmt: skip
+    """Write a trained PyTorch model without its head as an ONNX file, for devices that train a head on its features.
+
+    Needs the extra edgehold[export]; the devices need edgehold[device] only. Give them the SHA-256 that is printed.
+
+    \b
+    Example:
+      fl-eval export-backbone --task edgehold.client.data.tasks:make_task --option dataset=digits \\
+          --weights sim/model.safetensors --out backbone.onnx
+    """
+    from edgehold.attacks.eval.export import export
+
+    found = export(task, options, weights, head, out)
+    click.echo(json.dumps(found) if as_json else f"{out}: {found['features']} features, sha256 {found['sha256']}")
+
+
 @main.command()
 @click.argument("folder", type=_FOLDER)
 @as_json_option

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgehold.client.data.dataset import Dataset
-from edgehold.client.data.deal import deal
+from edgehold.client.data.deal import Deal, deal
 from edgehold.client.data.names import one_of
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
@@ -49,6 +49,21 @@ def make_task(
     dealt = deal(
         dataset, path, devices=devices, partition=partition, alpha=alpha, scale="standard", seed=seed, verify=verify, data=data
     )
+    return task_of(dealt, device_index, columns, target, every, limit, test_limit, variance, weight)
+
+
+def task_of(
+    dealt: Deal,
+    device_index: int | None,
+    columns: Sequence[str] = (),
+    target: str = "",
+    every: int = 1,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    variance: float = 0.0,
+    weight: float = 1.0,
+) -> TableTask:
+    """One device's task from standardised records: for a process that plays many devices and loads once. As in `make_task`."""
     view = _View(dealt.split.train, tuple(columns), target)
     schema = Schema((Tensor("x", (len(view.columns) + 1,)),))
     server = device_index is None or device_index == -1

@@ -97,8 +97,8 @@ def merged(device: Device, base: FloatArray, heads: Floats, how: Training) -> Fl
         held = _judges(device)
         found = integrate(wide, heads, held.x.astype(np.float64), held.y, device.familiar, how.shared)
     else:
-        found = centred(CONTROLS[how.integrator](np.concatenate([wide[None], heads]), how.liars))
-    return found.astype(np.float32)
+        found = CONTROLS[how.integrator](np.concatenate([wide[None], heads]), how.liars)
+    return (centred(found) if how.centre else found).astype(np.float32)
 
 
 def base_of(how: Training, local: Local) -> FloatArray:

@@ -86,7 +86,7 @@ def centred(head: Array) -> Floats:
 
 
 def integrate(base: Array, heads: Array, features: Array, labels: Ints, familiar: Ints, shared: int) -> Floats:
-    """The head after reading peers, (d, C), centred. Arguments as above."""
+    """The head after reading peers, (d, C), not centred yet. Arguments as above."""
     every = np.concatenate([np.asarray(base, dtype=np.float64)[None], np.asarray(heads, dtype=np.float64)])
     found = f1_per_class(features, labels, every, familiar)
-    return centred(mix(every[0], every[1:], trust(found[0], found[1:], shared), familiar))
+    return mix(every[0], every[1:], trust(found[0], found[1:], shared), familiar)

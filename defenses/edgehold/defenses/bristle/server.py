@@ -48,17 +48,17 @@ class BristleServer:
         the server has shown two.
         """
         number, seen = state.round + 1, listing.digest_of(state.listing)
-        limit = self._settings.norm_factor * state.median if self._settings.norm_factor and state.median else np.inf
-        listed = [
-            one for one in updates
-            if (one.update.round, one.update.seen) == (number, seen) and self._lengths(one.update).max() <= limit
-        ]  # fmt: skip
+        fitting = [one for one in updates if (one.update.round, one.update.seen) == (number, seen)]
+        lengths = np.array([self._longest(one.update) for one in fitting])
+        # The first round has nothing before it: its own median stands in, or a head of any size would be read.
+        usual = state.median or (float(np.median(lengths)) if fitting else 0.0)
+        limit = self._settings.norm_factor * usual if self._settings.norm_factor and usual else np.inf
+        listed = [one for one, length in zip(fitting, lengths, strict=True) if length <= limit]
         facts = {"heads_left_out": float(len(updates) - len(listed))}
         listed = self._drawn(number, listed)
         heads = [one.update.head.whole() for one in listed]
         mean: Array = np.asarray(np.mean(heads, axis=0, dtype=np.float64) if heads else state.model.whole())
-        columns = np.concatenate([self._lengths(one.update) for one in listed]) if listed else np.zeros(0)
-        median = float(np.median(columns[columns > 0])) if columns.any() else state.median
+        median = float(np.median([self._longest(one.update) for one in listed])) if listed else state.median
         facts["step_norm"] = finite_norm(Vector.of(mean - state.model.whole()))
         if listed:
             facts["update_norm_median"] = float(np.median([finite_norm(one.update.head) for one in listed]))
@@ -93,10 +93,10 @@ class BristleServer:
             int(scalars["round"]), before, float(scalars["median"]),
         )  # fmt: skip
 
-    def _lengths(self, update: Update) -> Array:
-        """(C,) Euclidean length of every column, float64."""
+    def _longest(self, update: Update) -> float:
+        """Euclidean length of the head's longest column."""
         squares = update.head.whole().reshape(self._shape).astype(np.float64) ** 2
-        return np.asarray(np.sqrt(np.add.reduce(squares, axis=0)))
+        return float(np.sqrt(np.add.reduce(squares, axis=0).max()))
 
     def _drawn(self, number: int, listed: list[Weighted[Update]]) -> list[Weighted[Update]]:
         """As many as an order lists, each equally likely, in node order."""

@@ -24,7 +24,7 @@ class Training(Config, frozen=True, kw_only=True):
     budget: rho, heads read per round; explore: alpha, how far from the own head they are drawn (0: the nearest third alone).
     integrator: how heads become one; all but "bristle" are controls. liars: what "trimmed" and "krum" reckon with.
     base: what heads are mixed into: the "kept" head, or, as in the authors' code, the "trained" one, whose foreign columns the
-    device's own training has pushed down.
+    device's own training has pushed down. centre: whether every column loses its mean after reading; False is a control.
     """
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1e-3
@@ -38,13 +38,14 @@ class Training(Config, frozen=True, kw_only=True):
     integrator: Literal["bristle", "mean", "median", "trimmed", "krum", "alone"] = "bristle"
     liars: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     base: Literal["kept", "trained"] = "kept"
+    centre: bool = True
 
 
 class Settings(Training, frozen=True, kw_only=True):
     """The [method] table of a Bristle plan.
 
-    listing_limit: senders an order lists; beyond it they are drawn anew in each round. norm_factor: a head with a column longer
-    than so many times the median column of the round before is not listed; 0: no such law.
+    listing_limit: senders an order lists; beyond it they are drawn anew in each round. norm_factor: a head whose longest column
+    is longer than so many times the median of the longest columns of the round before is not listed; 0: no such law.
     """
 
     listing_limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
@@ -126,8 +127,8 @@ class Local:
 class State:
     """model: mean of the heads listed, (d * C,) float32; round: closed so far. listing, sketches: of the next order.
 
-    before: digest of the listing in the orders of the last round; median: median length of the columns (without those of
-    zeros) of the heads listed, 0 where there are none.
+    before: digest of the listing in the orders of the last round; median: of the longest columns of the heads listed, 0 before
+    the first round.
     """
 
     model: Vector

@@ -634,6 +634,7 @@ class BristleTask(_message.Message):
     INTEGRATOR_FIELD_NUMBER: _builtins.int
     LIARS_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
+    CENTRE_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Training seed of the run; the projection behind the sketches is drawn from it too."""
     round: _builtins.int
@@ -657,6 +658,8 @@ class BristleTask(_message.Message):
     liars: _builtins.int
     base: _builtins.str
     """"kept" or "trained"."""
+    centre: _builtins.bool
+    """Every column less its mean, after reading."""
     def __init__(
         self,
         *,
@@ -674,10 +677,11 @@ class BristleTask(_message.Message):
         integrator: _builtins.str = ...,
         liars: _builtins.int = ...,
         base: _builtins.str = ...,
+        centre: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "batch_size", b"batch_size", "before", b"before", "budget", b"budget", "explore", b"explore", "integrator", b"integrator", "keep", b"keep", "learning_rate", b"learning_rate", "liars", b"liars", "round", b"round", "seed", b"seed", "shared", b"shared", "steps", b"steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "batch_size", b"batch_size", "before", b"before", "budget", b"budget", "centre", b"centre", "explore", b"explore", "integrator", b"integrator", "keep", b"keep", "learning_rate", b"learning_rate", "liars", b"liars", "round", b"round", "seed", b"seed", "shared", b"shared", "steps", b"steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,7 +36,14 @@ SETTINGS: Mapping[str, Way] = {
 }
 RULES = ("alone", "mean", "median", "trimmed", "krum", "bristle")
 BLIND = ("mean", "median", "trimmed", "krum")
-"""Rules that look at no data: also played with devices that keep all that they trained, for they do better with it at times."""
+"""Rules that look at no data: also played with devices that keep all that they trained, centred or not, for they do better
+with it at times.
+"""
+WAYS: Mapping[str, Way] = {
+    "": {},
+    "all that was trained is kept": {"keep": "all"},
+    "all kept, heads not centred": {"keep": "all", "centre": False},
+}
 BASE: Way = {"integrator": "bristle", "keep": "familiar", "budget": EVERYBODY, "norm_factor": 0.0, "shared": 3}
 BESIDE: Mapping[str, Way] = {
     "no attack, 4 of 9 heads read": {**CALM, "budget": 4},
@@ -55,11 +62,13 @@ def cells(options: Options) -> list[Cell]:
     barred: list[Way] = [
         *({**CALM, "integrator": rule} for rule in ("alone", "mean", "bristle")),
         *({**FIVE, "integrator": rule} for rule in ("mean", "median", "krum", "bristle")),
-        *({**FIVE, "integrator": rule, "keep": "all"} for rule in ("median", "krum")),
+        *({**FIVE, "integrator": rule, **way} for rule in ("median", "krum") for name, way in WAYS.items() if name),
         {**TEN, "integrator": "bristle"},
     ]
     table: list[Way] = [{**way, "integrator": rule} for way in SETTINGS.values() for rule in RULES]
-    table += [{**way, "integrator": rule, "keep": "all"} for way in (CALM, FIVE) for rule in BLIND]
+    table += [
+        {**way, "integrator": rule, **more} for way in (CALM, FIVE) for rule in BLIND for name, more in WAYS.items() if name
+    ]  # fmt: skip
     ways = barred if options.quick else [*table, *BESIDE.values()]
     return [{**BASE, **way, "rounds": ROUNDS, "seed": seed} for seed in range(options.seeds) for way in ways]
 
@@ -74,11 +83,11 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
 
     def values(way: Way, name: str = "accuracy", **more: Any) -> list[float]:
         wanted = {**BASE, **way, **more}
-        return [p.value[name] for p in played if wanted.items() <= p.cell.items()]
+        fitting = [p for p in played if ("centre" in p.cell) == ("centre" in wanted)]
+        return [p.value[name] for p in fitting if wanted.items() <= p.cell.items()]
 
     def best(rule: str) -> list[float]:
-        both = [values(FIVE, integrator=rule, keep=keep) for keep in ("familiar", "all")]
-        return max(both, key=statistics.fmean)
+        return max((values(FIVE, integrator=rule, **way) for way in WAYS.values()), key=statistics.fmean)
 
     def less(one: list[float], other: list[float]) -> list[float]:
         return [a - b for a, b in zip(one, other, strict=True)]
@@ -96,28 +105,28 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         Bar("10 flip all: accuracy", HOLDS, *mean_spread(values(TEN)), sense=">="),
     ]  # fmt: skip
     rows = []
-    for label, way in SETTINGS.items():
-        found = [values(way, integrator=rule) for rule in RULES]
-        if any(found):
-            rows.append([label, *(told(one) if one else "" for one in found)])
-    for label, way in (("no attack, all that was trained is kept", CALM), ("+ 5 flip all, the same", FIVE)):
-        found = [values(way, integrator=rule, keep="all") for rule in RULES]
-        if any(found):
-            rows.append([label, *(told(one) if one else "" for one in found)])
+    for name, more in WAYS.items():
+        for setting, way in SETTINGS.items():
+            found = [values(way, integrator=rule, **more) for rule in RULES]
+            if any(found):
+                label = f"{setting}; {name}" if name else setting
+                rows.append([label, *(told(one) if one else "" for one in found)])
     title = f"digits, {PEERS} devices, {ROUNDS} rounds, own heads on the common test set, mean over honest devices, mean +- sd"
     tables = [Table(title, ("setting", *RULES), rows)]
     beside = {**SETTINGS, **BESIDE}
-    more = [
+    alone_rows = [
         [label, *(told(values(way, name)) for name in ("accuracy", "worst", "first"))]
         for label, way in beside.items() if values(way)
     ]  # fmt: skip
-    tables.append(Table("Bristle alone", ("setting", "accuracy", "worst device", "first device, last third of rounds"), more))
+    tables.append(
+        Table("Bristle alone", ("setting", "accuracy", "worst device", "first device, last third of rounds"), alone_rows)
+    )
     return Report(bars, tables, NOTES)
 
 
 NOTES = (
     "flip all: devices with five records of every class train on y -> 9 - y and read nobody; noise: the authors', uniform.",
-    "Median and Krum stand in the bars with the better of both ways of training: keeping columns of own classes, or all.",
+    "Median and Krum stand in the bars with the best of three ways: own columns kept, all kept, all kept and not centred.",
     "tailored: a head that copies one device's own columns and is -3 times the mean elsewhere, made by colluders who know the "
     "round; everybody reads the same bytes, so that each of them is made for one device. No bar: a measured limit.",
     "i.i.d.: Bristle is expected to lose; it reads three columns of each sender.",

@@ -157,4 +157,5 @@ def _plan(cell: Cell) -> tuple[Any, Any]:
 
 def _method(cell: Cell) -> dict[str, Any]:
     how = {key: cell[key] for key in ("integrator", "keep", "budget", "norm_factor", "shared")}
-    return {"name": "bristle", "learning_rate": 0.01, "batch_size": 5, "liars": cell["liars"], **how}
+    how |= {"centre": cell.get("centre", True), "liars": cell["liars"]}
+    return {"name": "bristle", "learning_rate": 0.01, "batch_size": 5, **how}

@@ -14,7 +14,8 @@ from edgehold.attacks.eval.bars import Bar, Report, Table, mean_spread, told
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options
-from edgehold.client.data.linear import make_task, synthetic
+from edgehold.client.data.deal import deal
+from edgehold.client.data.linear import synthetic, task_of
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
 from edgehold.core.tables import TableTask
@@ -60,11 +61,12 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
         tasks = {f"c{i:03}": synthetic(i, seed=cell["seed"]) for i in range(DEVICES)}
         solution = tasks_solution(synthetic(-1, seed=cell["seed"]))
         return run(tasks, solution, cell, 1.0, (cell["rounds"],))
-    options: dict[str, Any] = {
-        "path": str((data or Path()) / "beijing-air"), "devices": STATIONS, "partition": "groups", "columns": POLLUTION,
-        "target": "PM2.5", "every": 10, "weight": 1e-3, "seed": cell["seed"],
+    dealt = deal(
+        "beijing-air", str((data or Path()) / "beijing-air"), devices=STATIONS, partition="groups", scale="standard"
+    )  # fmt: skip
+    tasks = {
+        f"station-{i:02}": task_of(dealt, i, POLLUTION, "PM2.5", every=10, weight=1e-3) for i in range(STATIONS)
     }  # fmt: skip
-    tasks = {f"station-{i:02}": make_task("beijing-air", device_index=i, **options) for i in range(STATIONS)}
     problems = [_normal(task) for task in tasks.values()]
     solution = np.linalg.solve(sum(a for a, _ in problems), sum(b for _, b in problems))
     rho = SHARE * float(np.mean([np.linalg.eigvalsh(a).mean() for a, _ in problems]))
@@ -172,11 +174,11 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     if values("alone", kind="air"):
         early, late = (values(f"nmsd_{n}", kind="air", form="anchored", asked=FEW) for n in (EARLY, LATE))
         drift = apart(*(values(f"nmsd_{n}", kind="air", form="rerce", asked=FEW) for n in (LATE, EARLY)))
-        moved = [abs(a - b) for a, b in zip(early, late, strict=True)]
+        moved, spread = apart(late, early)
         bars += [
             Bar(f"air, 4 of 12 asked: anchored at round {EARLY}, dB", -24.0, *mean_spread(early)),
             Bar(f"air, 4 of 12 asked: anchored at round {LATE}, dB", -24.0, *mean_spread(late)),
-            Bar("air: anchored, between those rounds, dB", 1.0, *mean_spread(moved)),
+            Bar("air: anchored, mean moved between those rounds by, dB", 1.0, abs(moved), spread),
             Bar("air: rerce drifts between those rounds, dB", 3.0, *drift, sense=">="),
         ]  # fmt: skip
         ways = [("anchored", FEW), ("rerce", FEW), ("continual", FEW), ("rerce", STATIONS)]
