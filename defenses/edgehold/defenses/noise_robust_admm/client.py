@@ -5,9 +5,11 @@ derivation.
 """
 
 import struct
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
+from msgspec import structs
 
 from edgehold.core.contract import Facts
 from edgehold.core.errors import ConfigError, WrongShape
@@ -31,7 +33,7 @@ class AdmmClient:
         return Local(0, order.training.rho, nothing, nothing)
 
     def work(self, order: Order, local: Local, task: Task, rng: np.random.Generator) -> tuple[Local, Update, Facts]:
-        """One round. `ConfigError` when the task poses no problem that the form can solve."""
+        """One round. `ConfigError` when the task poses no problem that the form can solve. Facts: the link's noise, and rho."""
         how, n = order.training, task.schema.size
         channel = stream(int(rng.integers(1 << 62)), "link")
         # The first model is where a run starts, not a message that crossed a link.
@@ -40,8 +42,11 @@ class AdmmClient:
         solver: Problem = (
             Network(task, order, rng) if not isinstance(task, TableTask) else problem_of(task, how.tolerance, how.inner_steps)
         )
+        if order.own_units:
+            order = in_own_units(order, solver)
         after, answer = STEPS[how.form](order, local, heard, solver, n)
-        return after, Update(sent(answer, how.noise_up, how.wire, channel)), {}
+        update = Update(sent(answer, how.noise_up, how.wire, channel), solver.curvature if order.own_units else 0.0)
+        return after, update, {"channel_noise_up": how.noise_up, "channel_noise_down": noise, "penalty": after.rho}
 
     def dump(self, local: Local) -> bytes:
         """Round, rho, whether p was heard; then x and its companion as float64."""
@@ -56,6 +61,13 @@ class AdmmClient:
         both = np.frombuffer(data, dtype="<f8", offset=_HEAD.size)
         half = len(both) // 2
         return Local(number, rho, both[:half].copy(), both[half:].copy(), heard)
+
+
+def in_own_units(order: Order, f: Problem) -> Order:
+    """The order with rho as a number. What a device keeps says which; the next round's change to everybody's keeps the dual."""
+    if not f.curvature > 0:
+        raise ConfigError("all records of this device are zero, so that rho cannot count in its eigenvalues", field="rho_rule")
+    return replace(order, training=structs.replace(order.training, rho=order.training.rho * f.curvature))
 
 
 Step = tuple[Local, Doubles]
@@ -126,7 +138,18 @@ class Network:
         self._task, self._rng = task, rng
         self._how = LocalTraining(how.local_epochs, how.batch_size, how.learning_rate, proximal=how.rho)
 
+    @property
+    def curvature(self) -> float:
+        """`ConfigError`."""
+        raise ConfigError(
+            'nobody knows the eigenvalues of a network: give rho itself, with rho_rule = "given"', field="rho_rule"
+        )
+
     def gradient(self, x: Doubles) -> Doubles:
+        """Never asked."""
+        raise AssertionError("the anchored form asks for no gradient")
+
+    def moved(self, x: Doubles, p: Doubles, rho: float, times: int = 1) -> Doubles:
         """Never asked."""
         raise AssertionError("the anchored form asks for no gradient")
 

@@ -19,6 +19,10 @@ from edgehold.defenses.noise_robust_admm.state import Doubles
 class Problem(Protocol):
     """A convex loss of n weights."""
 
+    @property
+    def curvature(self) -> float:
+        """Mean eigenvalue of the second derivative at 0; `ConfigError` where nobody knows it."""
+
     def gradient(self, x: Doubles) -> Doubles:
         """Of f at x, (n,)."""
 
@@ -43,6 +47,11 @@ class Quadratic:
 
     a: Doubles
     b: Doubles
+
+    @property
+    def curvature(self) -> float:
+        """tr(A) / n."""
+        return float(np.trace(self.a)) / len(self.a)
 
     @cached_property
     def spectrum(self) -> tuple[Doubles, Doubles, Doubles, Doubles]:
@@ -79,6 +88,11 @@ class Logistic:
     weight: float
     tolerance: float
     most: int
+
+    @property
+    def curvature(self) -> float:
+        """weight / 4 of the mean square of h, summed over the records."""
+        return self.weight * float(np.square(self.h).sum()) / 4 / self.h.shape[1]
 
     def gradient(self, x: Doubles) -> Doubles:
         """-weight sum y h / (1 + exp(y h'x))."""
