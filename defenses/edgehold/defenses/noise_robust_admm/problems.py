@@ -92,7 +92,7 @@ class Logistic:
     @property
     def curvature(self) -> float:
         """weight / 4 of the mean square of h, summed over the records."""
-        return self.weight * float(np.square(self.h).sum()) / 4 / self.h.shape[1]
+        return float(self.weight * np.square(self.h).sum() / (4 * self.h.shape[1]))
 
     def gradient(self, x: Doubles) -> Doubles:
         """-weight sum y h / (1 + exp(y h'x))."""
