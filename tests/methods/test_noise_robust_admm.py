@@ -233,6 +233,23 @@ def test_eigenvalues_nobody_can_say_are_named() -> None:
             codec.decode_update(codec.encode_update(Update(Vector.of(np.zeros(N, "<f4")), wrong)), SCHEMA)
 
 
+def test_a_device_that_left_pulls_to_what_it_sent_last() -> None:
+    """Its last u stays in the mean. Fixed point, all others at x: sum over them of grad f(x) = rho (u - x)."""
+    run = Run(form="anchored")
+    for _ in range(4):
+        run.round()
+    rest = [client for client in TASKS if client != "d5"]
+    for _ in range(400):
+        run.round(rest)
+    assert run.state.rows is not None
+    u = run.state.rows.whole().reshape(len(TASKS), N)[5]
+    a = np.asarray(sum(quadratic(c).a for c in rest)) + RHO * np.eye(N)
+    b = np.asarray(sum(quadratic(c).b for c in rest)) + RHO * u
+    assert close(run.s, np.linalg.solve(a, b), 1e-8)
+    without = np.linalg.solve(a - RHO * np.eye(N), b - RHO * u)
+    assert not close(run.s, without, 1e-3), "control: the device makes a difference"
+
+
 def test_many_moves_at_once_are_one_move_after_the_other() -> None:
     """Least squares, in closed form: x + rho (A + rho I)^-1 (p - x), worked out with an inverse; logistic regression too."""
     rng = stream(3, "moves")
