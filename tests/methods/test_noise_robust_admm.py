@@ -157,11 +157,14 @@ def test_a_run_that_is_stored_and_read_again_sends_the_same_bytes(form: str) -> 
 def test_moves_made_up_for_are_those_of_devices_that_moved_every_round() -> None:
     run = Run(form="continual")
     eager = {client: quadratic(client).prox(np.zeros(N), np.zeros(N), RHO, np.zeros(N)) for client in TASKS}
-    stored, heard = {client: 2 * x for client, x in eager.items()}, dict[str, Any]()
-    run.round()
+    at_first = ["d0", "d1", "d2", "d4"]  # the others join when they are asked
+    stored, heard = {c: 2 * eager[c] for c in at_first}, {c: np.zeros(N) for c in at_first}
+    run.round(at_first)
     chance = stream(1, "who")
+    late = 0
     for _ in range(30):
         who = sorted(f"d{i}" for i in chance.choice(len(TASKS), 2, replace=False))
+        late += len(set(who) - set(heard))
         p = np.mean([stored[c] for c in sorted(stored)], axis=0)
         run.round(who)
         for client in TASKS:
@@ -174,6 +177,8 @@ def test_moves_made_up_for_are_those_of_devices_that_moved_every_round() -> None
                     stored[client] = 2 * eager[client] - x
         for client in who:
             assert close(run.locals[client].x, eager[client], 1e-10)
+        assert close(run.s, np.mean([stored[c] for c in sorted(stored)], axis=0), 1e-10)
+    assert late == 2
 
 
 def test_a_change_of_rho_keeps_the_dual() -> None:

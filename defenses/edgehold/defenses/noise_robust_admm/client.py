@@ -21,7 +21,7 @@ from edgehold.defenses.noise_robust_admm.link import received, sent
 from edgehold.defenses.noise_robust_admm.problems import Problem, problem_of
 from edgehold.defenses.noise_robust_admm.state import Doubles, Local, Order, Update
 
-_HEAD = struct.Struct("<qd?7x")
+_HEAD = struct.Struct("<qd")
 
 
 class AdmmClient:
@@ -49,18 +49,18 @@ class AdmmClient:
         return after, update, {"channel_noise_up": how.noise_up, "channel_noise_down": noise, "penalty": after.rho}
 
     def dump(self, local: Local) -> bytes:
-        """Round, rho, whether p was heard; then x and its companion as float64."""
-        head = _HEAD.pack(local.round, local.rho, local.heard)
+        """Round and rho in 16 bytes; then x and its companion as float64."""
+        head = _HEAD.pack(local.round, local.rho)
         return head + local.x.astype("<f8").tobytes() + local.other.astype("<f8").tobytes()
 
     def load(self, data: bytes) -> Local:
         """Inverse of `dump`; `WrongShape` for other lengths."""
         if len(data) < _HEAD.size or (len(data) - _HEAD.size) % 16:
             raise WrongShape(f"local state of {len(data)} bytes; it is no state of noise_robust_admm")
-        number, rho, heard = _HEAD.unpack_from(data)
+        number, rho = _HEAD.unpack_from(data)
         both = np.frombuffer(data, dtype="<f8", offset=_HEAD.size)
         half = len(both) // 2
-        return Local(number, rho, both[:half].copy(), both[half:].copy(), heard)
+        return Local(number, rho, both[:half].copy(), both[half:].copy())
 
 
 def in_own_units(order: Order, f: Problem) -> Order:
@@ -98,27 +98,35 @@ def rerce(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Step:
 
 
 def continual(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Step:
-    """As `rerce`, but sends 2 x - x before, and in rounds it was not asked moves on with the p it heard last.
+    """As `rerce`, but sends 2 x - x before, and in rounds it was not asked moves on with the p it heard last. At first that is
+    0, where the run began: so do the authors' scripts. Those moves are made up for here, in the next round that asks: nobody
+    sees them before.
 
-    Those moves are made up for here, in the next round that asks: nobody sees them before.
+    A device that comes late has not moved before it is asked. The limit would lie further off had it moved all the time, and
+    further still if it said 2 x first (figures on the card).
     """
     rho = order.training.rho
-    if not local.round:
+    if local.round:
+        x = f.moved(local.x, local.other, rho, order.round - local.round - 1)
+    else:
         x = f.prox(np.zeros(n), np.zeros(n), rho, local.x)
-        return Local(order.round, rho, x, p, order.round > 1), 2 * x
-    x = local.x
-    if local.heard:
-        x = f.moved(x, local.other, rho, order.round - local.round - 1)
+        if order.round == 1:
+            return Local(1, rho, x, np.zeros(n)), 2 * x
     after = f.moved(x, p, rho)
-    return Local(order.round, rho, after, p, True), 2 * after - x
+    return Local(order.round, rho, after, p), 2 * after - x
 
 
 def dual(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Step:
-    """Textbook ADMM: z += rho (x - s), x = argmin f + <z, x> + rho/2 |x - s|^2, each with a reception of s of its own."""
+    """Textbook ADMM: z += rho (x - s), x = argmin f + <z, x> + rho/2 |x - s|^2, each with a reception of s of its own. As in the
+    other forms x is at first argmin f + rho/2 |x|^2, in whatever round a device is first asked.
+    """
     rho, x, z = order.training.rho, local.x, local.other
     first, second = p[:n], p[n:]
-    if local.round:
-        z = z + rho * (x - first)
+    if not local.round:
+        x = f.prox(np.zeros(n), np.zeros(n), rho, x)
+        if order.round == 1:
+            return Local(1, rho, x, z), x
+    z = z + rho * (x - first)
     x = f.prox(second, -z, rho, x)
     return Local(order.round, rho, x, z), x
 

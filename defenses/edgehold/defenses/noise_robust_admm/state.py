@@ -106,14 +106,13 @@ class Update:
 @dataclass(frozen=True, slots=True)
 class Local:
     """What stays on the device. round: of its last work, 0 before any; rho: then. x: (n,). other: (n,), w ("anchored"), z
-    ("dual") or the last p received ("continual"). heard: whether "continual" has received a p.
+    ("dual") or the last p received, 0 at first ("continual").
     """
 
     round: int
     rho: float
     x: Doubles
     other: Doubles
-    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
