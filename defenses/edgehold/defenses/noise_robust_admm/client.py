@@ -117,8 +117,8 @@ def continual(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Ste
 
 
 def dual(order: Order, local: Local, p: Doubles, f: Problem, n: int) -> Step:
-    """Textbook ADMM: z += rho (x - s), x = argmin f + <z, x> + rho/2 |x - s|^2, each with a reception of s of its own. As in the
-    other forms x is at first argmin f + rho/2 |x|^2, in whatever round a device is first asked.
+    """Textbook ADMM: z += rho (x - s), x = argmin f + <z, x> + rho/2 |x - s|^2, each with a reception of s of its own. As in
+    the other forms x is at first argmin f + rho/2 |x|^2, in whatever round a device is first asked.
     """
     rho, x, z = order.training.rho, local.x, local.other
     first, second = p[:n], p[n:]
