@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
-BENCHMARKS = ("rounds", "engine", "rules", "votes", "private", "edge", "byzantine", "masks")
+BENCHMARKS = ("rounds", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks")
 """Names of the modules of this folder that are benchmarks."""
 
 
@@ -38,6 +38,7 @@ class Row:
     target: what it must not exceed, in the same unit; None for a number that is only told. holds: whether it does not.
     limit: what the machine itself needs for the same bytes, measured in the same run, same unit; None where that means
     nothing. load: the one-minute load average before the row was measured. note: what exactly was measured.
+    at_least: the target must be reached instead.
     """
 
     work: str
@@ -47,11 +48,14 @@ class Row:
     limit: float | None = None
     load: float = 0.0
     note: str = ""
+    at_least: bool = False
 
     @property
     def holds(self) -> bool:
         """Whether the target is met (no target: always)."""
-        return self.target is None or self.value <= self.target
+        if self.target is None:
+            return True
+        return self.value >= self.target if self.at_least else self.value <= self.target
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -122,7 +126,7 @@ def commit() -> str:
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        code = ("server", "client", "core", "proto", "defenses", "benchmarks/*.py")
+        code = ("server", "client", "core", "proto", "defenses", "benchmarks/*.py", "attacks/edgehold/attacks/inversion")
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], check=False).returncode
         return head + ("+" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
@@ -147,7 +151,8 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     unit = row["unit"]
     limit = f"{number(row['limit'])} {unit} (x {number(row['ratio'])})" if row["limit"] else ""
     holds = "" if row["target"] is None else "yes" if row["holds"] else "NO"
-    target = "" if row["target"] is None else f"{number(row['target'])} {unit}"
+    least = ">= " if row.get("at_least") else ""
+    target = "" if row["target"] is None else f"{least}{number(row['target'])} {unit}"
     return (row["work"], f"{number(row['value'])} {unit}", target, holds, limit, f"{row['load']:g}", row["note"])
 
 

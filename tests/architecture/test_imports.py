@@ -31,7 +31,10 @@ DRAWING = {
     "normal", "standard_normal", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "cauchy_", "log_normal_",
     "trunc_normal_", "geometric_", "poisson", "samples", "rvs",
 }  # fmt: skip
-TORCH_AT_ONCE = ("core/edgehold/core/torch_", "client/edgehold/client/data/", "client/edgehold/client/models/")
+TORCH_AT_ONCE = (
+    "core/edgehold/core/torch_", "attacks/edgehold/attacks/inversion/torch_",
+    "client/edgehold/client/data/", "client/edgehold/client/models/",
+)  # fmt: skip
 """Loaded by name when a device or an evaluator makes such a task; nothing else imports them at once."""
 
 

@@ -27,6 +27,13 @@ def test_a_row_holds_up_to_its_target(value: float, target: float | None, holds:
     assert row.as_dict()["holds"] is holds
 
 
+def test_a_row_may_have_to_reach_its_target_instead() -> None:
+    row = frame.Row("x", 12.0, "dB", 35.0, at_least=True)
+    assert not row.holds
+    assert frame.Row("x", 35.0, "dB", 35.0, at_least=True).holds
+    assert frame.cells(frame.result([row], {}, "")["rows"][0])[2:4] == (">= 35 dB", "NO")
+
+
 def test_a_result_carries_rows_machine_and_commit() -> None:
     found = frame.result([ROW], frame.machine(), frame.commit())
     assert json.loads(json.dumps(found)) == found

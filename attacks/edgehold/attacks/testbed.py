@@ -139,7 +139,7 @@ class Federation:
             "store": {"min_free_share": 0.01, **self.server.get("store", {})},
             "limits": {**self.server.get("limits", {})},
         }  # fmt: skip
-        tables |= {name: table for name, table in self.server.items() if name.startswith("budgets.")}
+        tables |= {name: t for name, t in self.server.items() if name.startswith("budgets.") or name == "record"}
         tables |= {f"tasks.{name}": {"task": entry, "options": options} for name, (entry, options) in self.tasks.items()}
         (self.home / "server.toml").write_text(toml(tables), encoding="utf-8")
 

@@ -86,8 +86,10 @@ class PeerService:
                 said = ReadResponse(offset=at)
 
     def _letter(self, task: TaskAssignment, digest: bytes) -> Stored:
-        """The counted update that the reader's task may speak of."""
-        for found in self._keep.letters():
+        """The update that the reader's task may speak of: a counted one, or one whose receipt is still on its way here. A
+        server that fell before it could send that lists the update to others sooner than it tells its sender.
+        """
+        for found in (*self._keep.letters(), *self._keep.unsettled()):
             if found.parcel.digest == digest and found.key.run == task.id.run:
                 sent = TaskAssignment.FromString(found.assignment)
                 if (found.key.round + 1, sent.plan_digest) != (task.id.round, task.plan_digest):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgehold.core.config import Config, convert, read_toml
-from edgehold.core.plan import Name
+from edgehold.core.plan import Count, Name
 
 
 class ServerTable(Config, frozen=True, kw_only=True):
@@ -73,6 +73,10 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     limits: LimitsTable = LimitsTable()
     tasks: dict[str, TaskEntry] = {}
     budgets: dict[Name, BudgetTable] = {}
+    record: dict[Name, tuple[Count, ...]] = {}
+    """[record]: run -> rounds whose order and admitted updates are kept unsealed in transcripts/RUN.sqlite, for an audit of
+    what they give away (`fl-eval invert`). Off by default; refused for runs that ask for masks.
+    """
 
     def ca_folder(self, home: Path) -> Path:
         """Folder of the certificate authority."""

@@ -107,6 +107,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         self._check_home()
+        for run, numbers in self._config.record.items():
+            log.warning("server.toml asks for it: updates of run %s, rounds %s, are kept in the clear", run, list(numbers))
         with contextlib.ExitStack() as stack:
             journal = Journal(self._home)
             stack.callback(journal.close)
@@ -164,6 +166,7 @@ class Daemon:
             RoundKeys(keys_folder(config, self._home)), BlobStore(self._home / "blobs"), spool,
             Evaluation(config.tasks, spool), metrics, config.store.keep_models,
             Accounts(self._home / "ledger.db", {k: Limit(b.max_epsilon, b.delta) for k, b in config.budgets.items()}),
+            config.record, self._home / "transcripts",
         )  # fmt: skip
 
     def _clear_orphans(self, runs: Runs, floor: Floor) -> None:

@@ -38,6 +38,7 @@ def main() -> None:
       fl-eval facts sim
       fl-eval audit --method dp_ef_sgd --runs 5
       fl-eval attacks
+      fl-eval invert --transcript run.sqlite --task ENTRY --attack sparse --out images
 
     \b
     Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage,
@@ -73,10 +74,14 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 @click.option("--batch", is_flag=True, help="Train small equal models together: faster, equal within float32 rounding.")
 @click.option("--out", type=_FOLDER, help="Keep state and facts after each round, model and result.json here.")
 @click.option("--resume", is_flag=True, help="Go on with the simulation in --out, as if it had never stopped.")
+@click.option("--transcript", type=click.Path(path_type=Path, dir_okay=False), help="Keep what the server is able to see here.")
+@click.option("--keep", multiple=True, type=click.IntRange(1), metavar="ROUND", help="Rounds to keep there; all without this.")
+@click.option("--imprint", is_flag=True, help="A malicious server: start from weights that sort records into bins.")
 @as_json_option
 def simulate(
     plan: Path, clients: int, task: str, options: dict[str, Any], adversary: str, lies: dict[str, Any], liars: int,
-    workers: int | None, batch: bool, out: Path | None, resume: bool, as_json: bool,
+    workers: int | None, batch: bool, out: Path | None, resume: bool, transcript: Path | None, keep: tuple[int, ...],
+    imprint: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Play a run PLAN (the same TOML that fl-server takes) over virtual clients.
 
@@ -94,7 +99,9 @@ def simulate(
     from edgehold.attacks.eval import simulate as play
 
     found = play.simulate(
-        play.Wish(plan, clients, task, options, adversary, lies, liars, workers, batch, out, resume)
+        play.Wish(
+            plan, clients, task, options, adversary, lies, liars, workers, batch, out, resume, transcript, keep, imprint
+        )
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(found))
@@ -215,6 +222,74 @@ def attacks(name: str | None, as_json: bool) -> None:
         heads = ("attack", "needs", "NIST AI 100-2", "what it does", "source")
         rows = [(card.name, str(card.needs), card.nist, card.summary, card.source) for card in cards]
         click.echo(aligned(Table(f"{len(cards)} attacks", heads, rows)))
+
+
+def _attacks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from edgehold.attacks.inversion.catalogue import ATTACKS
+
+        for one in ATTACKS.values():
+            click.echo(f"{one.name:12} {one.summary}; needs: {one.needs}")
+        ctx.exit()
+
+
+@main.command()
+@click.option("--transcript", required=True, type=click.Path(path_type=Path, dir_okay=False), help="What a server recorded.")
+@click.option("--task", required=True, metavar="ENTRY", help="The run's task, package.module:function; as in server.toml.")
+@click.option("--option", "options", multiple=True, callback=_pairs, metavar="K=V", help="Argument of the task; repeatable.")
+@click.option(
+    "--truth",
+    multiple=True,
+    callback=_pairs,
+    metavar="K=V",
+    help="What makes the task one device's own (device_index=0); its records are then shown and scored. Repeatable.",
+)
+@click.option("--attack", required=True, metavar="NAME", help="--list names them.")
+@click.option("--client", "clients", multiple=True, metavar="ID", help="Clients to look at; all without this.")
+@click.option("--round", "rounds", multiple=True, type=click.IntRange(1), help="Rounds to look at; the first without this.")
+@click.option("--records", type=click.IntRange(1), help="How many to look for; what the client claims, without this.")
+@click.option(
+    "--restarts", default=3, show_default=True, type=click.IntRange(1), help="Of searches; the best by their own measure."
+)
+@click.option("--iterations", default=0, type=click.IntRange(0), help="Of searches; 0: the attack's own number.")
+@click.option("--tv", type=click.FloatRange(0), help="Weight of total variation (cosine).")
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--out", required=True, type=_FOLDER, help="Where pictures and result.json go.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_attacks, help="Name every attack.")
+@as_json_option
+def invert(
+    transcript: Path, task: str, options: dict[str, Any], truth: dict[str, Any], attack: str, clients: tuple[str, ...],
+    rounds: tuple[int, ...], records: int | None, restarts: int, iterations: int, tv: float | None, seed: int, out: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Reconstruct training images from what the server of a run was able to see.
+
+    A transcript is made by `fl-eval simulate --transcript FILE`, or by a real server whose server.toml names run and rounds
+    under [record]. The attack reads the transcript, the server's own copy of the task (device_index = -1) and its test records,
+    nothing else. --truth brings the device's records in for scoring alone. Updates with noise are attacked all the same; expect
+    noise back. Ctrl-C stops after writing what is done.
+
+    \b
+    Examples:
+      fl-eval simulate plan.toml --clients 4 --task edgehold.client.data.tasks:make_task --option dataset=fashion-mnist \\
+          --option path=/data/fashion-mnist --option model=mlp --option limit=8 --transcript run.sqlite
+      fl-eval invert --transcript run.sqlite --task edgehold.client.data.tasks:make_task --option dataset=fashion-mnist \\
+          --option path=/data/fashion-mnist --option model=mlp --option devices=4 --option limit=8 \\
+          --attack sparse --client c0000 --truth device_index=0 --out images
+    """
+    from edgehold.attacks.eval import invert as inverting
+
+    found = inverting.run(inverting.Wish(
+        transcript, task, options, truth, attack, clients, rounds, records, restarts, iterations, tv, seed, out
+    ))  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        rows = [[one["client"], str(one["round"]), str(one["found"]), inverting.told(one), f"{one['seconds']:.2f}", one["note"]]
+                for one in found["results"]]  # fmt: skip
+        heads = ["client", "round", "images", "PSNR", "seconds", "note"]
+        click.echo(aligned(Table(f"{attack} on run {found['run']} ({found['method']}), in {out}", heads, rows)))
+    sys.exit(130 if found["interrupted"] else 0)
 
 
 _BEGIN, _END = "<!-- measured -->\n", "<!-- /measured -->"

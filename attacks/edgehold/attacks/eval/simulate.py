@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgehold.attacks.eval.named import Named
 from edgehold.attacks.eval.screen import progress
 from edgehold.core.contract import Facts
@@ -24,7 +26,11 @@ ONCE = {"edgehold.client.data.tasks:make_task": "edgehold.attacks.eval.data:make
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for. liars: how many of the first clients lie, by `adversary`; workers: None for what pays."""
+    """What was asked for. liars: how many of the first clients lie, by `adversary`; workers: None for what pays.
+
+    transcript: file for what the server is able to see in the rounds of `keep` (none: all); imprint: the server is malicious
+    and starts from weights that sort records into bins, made with its own test records.
+    """
 
     plan: Path
     clients: int
@@ -37,6 +43,9 @@ class Wish:
     batch: bool = False
     out: Path | None = None
     resume: bool = False
+    transcript: Path | None = None
+    keep: tuple[int, ...] = ()
+    imprint: bool = False
 
 
 def simulate(wish: Wish) -> dict[str, Any]:
@@ -51,6 +60,7 @@ def simulate(wish: Wish) -> dict[str, Any]:
         result = engine.run(
             plan, settings, fleet, own, _liars(wish, fleet), lambda number, facts: tell(number, said(facts)),
             workers=wish.workers, batch=wish.batch, store=store,
+            transcript=(wish.transcript, wish.keep) if wish.transcript else None, initial=_initial(wish, own, plan.run.seed),
         )  # fmt: skip
     found = {
         "run": plan.run.name,
@@ -89,6 +99,16 @@ def said(facts: Facts) -> str:
     scores = [f"{name} {facts[name]:.4f}" for name in names if name in facts]
     batched = [f"{facts['clients_batched']:.0f} batched"] if facts.get("clients_batched") else []
     return "  ".join([f"{facts['clients_admitted']:.0f} clients", *batched, *scores])
+
+
+def _initial(wish: Wish, own: Any, seed: int) -> Vector | None:
+    if not wish.imprint:
+        return None
+    from edgehold.attacks.inversion import bins
+
+    if getattr(own, "test_data", None) is None:
+        raise ConfigError("an imprint takes its bins from the server's own test records; this task has none", field="imprint")
+    return Vector.of(bins.craft(own.initial(seed), own.schema, np.asarray(own.test_data[0])))
 
 
 def _plan(wish: Wish) -> tuple[Plan, Any]:

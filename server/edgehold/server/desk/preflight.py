@@ -19,6 +19,7 @@ from edgehold.server.desk.operator import SOCKET
 from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
 from edgehold.server.rounds.evaluator import load_task
 from edgehold.server.store.spool import RoundKeys
+from edgehold.server.store.transcript import must_be_open
 
 
 def findings(home: Path, plan: Path | None) -> list[Finding]:
@@ -36,6 +37,10 @@ def findings(home: Path, plan: Path | None) -> list[Finding]:
         examine("round keys", lambda: _round_keys(home, config), "set store.keys_folder to a folder on a tmpfs"),
         Finding("kernels", True, _kernels()),
     ]
+    if config.record:
+        found.append(
+            Finding("record", True, f"updates of {', '.join(sorted(config.record))} are kept in the clear (server.toml)")
+        )
     if (home / SOCKET).exists():
         found.append(Finding("ports", True, "a server is running on this home"))
     else:
@@ -112,6 +117,8 @@ def _port(address: str) -> str:
 
 def _plan(path: Path, config: ServerConfig) -> str:
     plan, settings = parse_plan(path.read_text(encoding="utf-8"), registry.method, str(path))
+    if plan.run.name in config.record:
+        must_be_open(plan)
     if plan.model.file is not None and not (path.parent / plan.model.file).exists():
         raise ConfigError(f"model.file = {plan.model.file!r}: no such file beside the plan", field="model.file")
     if plan.model.file is None and plan.run.task not in config.tasks:

@@ -1,9 +1,11 @@
 """The rounds of a run."""
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from edgehold.core import streams
@@ -23,6 +25,7 @@ from edgehold.server.engine.shelf import Shelf
 from edgehold.server.engine.store import Store
 from edgehold.server.engine.work import Setting, travelled
 from edgehold.server.rounds.tally import wanted
+from edgehold.server.store.transcript import Transcript, must_be_open
 
 
 def run(
@@ -38,6 +41,7 @@ def run(
     workers: int | None = 1,
     batch: bool = False,
     store: Store | None = None,
+    transcript: tuple[Path, Collection[int]] | None = None,
 ) -> Result:
     """All rounds of a plan over virtual clients.
 
@@ -49,7 +53,10 @@ def run(
     soon as the first round shows that it pays. batch: train small models of many clients together where that pays (results
     then equal the plain path within float32 rounding, not bit for bit; the fact `clients_batched` says for how many).
     store: keeps state and facts after each round; a run that is there already goes on (its rounds are not reported again).
+    transcript: a file for what this server is able to see, and the rounds to keep (none: all); refused for masked plans.
     """
+    if transcript is not None:
+        must_be_open(plan)
     reference = evaluate if evaluate is not None else tasks[min(tasks)]
     name = plan.method["name"]
     server = registry.server_side(name, settings, reference.schema, plan.run.seed)
@@ -65,7 +72,11 @@ def run(
     else:
         state, rounds, play.rejected = server.unpack(kept.packed), kept.rounds, Counter(kept.rejected)
     setting = Setting(plan.run.name, name, tasks, dict(adversaries or {}), batch)
-    with Hands(setting, keep, workers) as hands:
+    with contextlib.ExitStack() as stack:
+        if transcript is not None:
+            play.transcript = Transcript(transcript[0], plan, reference.schema, transcript[1])
+            stack.callback(play.transcript.close)
+        hands = stack.enter_context(Hands(setting, keep, workers))
         for number in range(len(rounds) + 1, plan.run.rounds + 1):
             began = time.monotonic()
             with Shelf() as shelf:
@@ -104,6 +115,8 @@ class _Play:
         # What was admitted in the newest round, as it travelled, where the devices of the next one read it.
         self.letters: dict[str, bytes] = {}
         self._peers = registry.method(str(plan.method["name"])).needs(None).peers
+        self.transcript: Transcript | None = None
+        self._sent: dict[str, Payload] = {}
 
     def collect(self, number: int, state: Any, hands: Hands, shelf: Shelf) -> tuple[list[Weighted[Any]], Facts]:
         """Admitted updates in node order, after as many attempts as it takes."""
@@ -120,6 +133,7 @@ class _Play:
             waiting = [*first, *(spare for spare in cohort if spare not in set(first))]
             admitted: dict[str, Any] = {}
             self.letters = {}
+            self._sent = {}
             up = batched = 0
             # Whoever is asked next only stands in for somebody rejected, so that as many are asked as are missing.
             while waiting and len(admitted) < size:
@@ -128,6 +142,8 @@ class _Play:
                 admitted.update(found)
                 up, batched = up + sent, batched + together
             if len(admitted) >= plan.quorum:
+                if self.transcript is not None:
+                    self.transcript.keep(number, attempt, order, {client: self._sent[client] for client in admitted})
                 facts = {
                     "clients_selected": float(len(cohort)),
                     "clients_admitted": float(len(admitted)),
@@ -157,7 +173,7 @@ class _Play:
                 continue
             lies = answer.client in members
             up += 0 if lies else len(answer.header) + len(answer.body)
-            update = self._admit(answer.client, shelf.put(answer.header, answer.body))
+            update = self._admit(answer.client, self._noted(answer.client, shelf.put(answer.header, answer.body)))
             if update is not None:
                 (own if lies else found)[answer.client] = update
         if own and self._conspiracy:
@@ -165,10 +181,15 @@ class _Play:
             for client, lie in sorted({**own, **self._conspiracy.lie(view)}.items()):
                 sent = travelled(self._codec.encode_update(lie))
                 up += len(sent.header) + sent.body.size
-                update = self._admit(client, sent)
+                update = self._admit(client, self._noted(client, sent))
                 if update is not None:
                     found[client] = update
         return found, up, batched
+
+    def _noted(self, client: str, sent: Payload) -> Payload:
+        if self.transcript is not None:
+            self._sent[client] = sent
+        return sent
 
     def _admit(self, client: str, sent: Payload) -> Any:
         """The update that `sent` carries; None when it breaks the method's law, which is counted."""

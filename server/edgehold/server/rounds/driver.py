@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgehold.core import crashpoints
-from edgehold.core.contract import Cohort, Facts, PrivateServerSide, ServerSide, Weighted
+from edgehold.core.contract import Cohort, Container, Facts, Payload, PrivateServerSide, ServerSide, Weighted
 from edgehold.core.errors import FlError
 from edgehold.core.plan import Plan
 from edgehold.core.streams import select, selection_stream
@@ -28,6 +28,7 @@ from edgehold.server.rounds.tally import Verdict, wanted
 from edgehold.server.store import records
 from edgehold.server.store.blobs import FileBlob, file_blob
 from edgehold.server.store.records import RoundRow
+from edgehold.server.store.transcript import Transcript
 
 log = logging.getLogger("edgehold.server.rounds.runs")
 
@@ -180,6 +181,9 @@ class Driver:
             released = cast(PrivateServerSide[Any, Any, Any], self.side).charges(self._state)
             await asyncio.to_thread(floor.accounts.charge, method, self.plan.run.task, row, survivors, released)
             crashpoints.reach("round_charged")
+        if row.round in floor.record.get(self.run, ()):
+            await asyncio.to_thread(self._record, row, opened, survivors)
+            await floor.journal.write(lambda db: floor.journal.append_audit(db, "round_recorded", self.run, round=row.round))
         state, facts = await asyncio.to_thread(self._fold, opened, survivors)
         crashpoints.reach("summed")
         facts |= {
@@ -231,6 +235,16 @@ class Driver:
         weights = capped([self.side.claim(update) for update in updates], self.plan.weights.by, self.plan.weights.cap)
         weighted = [Weighted(c, w, u) for c, w, u in zip(survivors, weights, updates, strict=True)]
         return self.side.close(self._state, weighted, self.floor.store)
+
+    def _record(self, row: RoundRow, opened: OpenRound, survivors: Sequence[str]) -> None:
+        """Keep what the operator's configuration asks for: the order and the updates that count, as they came."""
+        transcript = Transcript(self.floor.transcripts / f"{self.run}.sqlite", self.plan, opened.schema)
+        try:
+            header = next(iter(opened.assignments.values())).header
+            sent = {client: Container.split(opened.updates[client][0]) for client in survivors}
+            transcript.keep(row.round, row.attempt, Payload(header, opened.base), sent)
+        finally:
+            transcript.close()
 
     async def _abandon(self, row: RoundRow, opened: OpenRound | None, why: str) -> None:
         def change(db: Any) -> bool:

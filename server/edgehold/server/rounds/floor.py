@@ -1,6 +1,7 @@
 """What every run of a server stands on."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,7 +20,7 @@ from edgehold.server.store.spool import RoundKeys
 
 @dataclass(slots=True)
 class Floor:
-    """What every run of a server shares."""
+    """What every run of a server shares. record: run -> rounds to keep in a file of `transcripts`; see `ServerConfig`."""
 
     federation: str
     signing_key: Ed25519PrivateKey
@@ -35,3 +36,5 @@ class Floor:
     metrics: Metrics
     keep_models: int
     accounts: Accounts
+    record: Mapping[str, Collection[int]] = field(default_factory=dict)
+    transcripts: Path = Path()

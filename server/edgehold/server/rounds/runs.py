@@ -19,6 +19,7 @@ from edgehold.server.rounds.opening import Opening
 from edgehold.server.store import records, weights_file
 from edgehold.server.store.blobs import FileBlob, file_blob
 from edgehold.server.store.records import RoundRow
+from edgehold.server.store.transcript import must_be_open
 
 log = logging.getLogger("edgehold.server.rounds.runs")
 
@@ -43,6 +44,8 @@ class Runs:
     def check(self, text: str, source: str = "plan") -> tuple[Plan, Any]:
         """The plan and its settings, or the `ConfigError` that says what to mend."""
         plan, settings = parse_plan(text, registry.method, source)
+        if plan.run.name in self._floor.record:
+            must_be_open(plan)
         task = plan.run.task
         if not self._floor.evaluation.knows(task):
             if plan.model.file is None:
