@@ -169,10 +169,11 @@ def _subspace(data: Path, options: Options) -> Iterator[Row]:
 
 def _consensus(options: Options) -> Iterator[Row]:
     from edgehold.attacks.eval.reproductions import noise_robust_admm as admm
+    from edgehold.attacks.eval.reproductions.noise_robust_admm_tables import DEVICES, FEW, ROUNDS
 
     for work, asked, rounds, target in (
-        ("ADMM, 500 rounds of 4 of 100 clients, 128 weights", admm.FEW, admm.ROUNDS, 10.0),
-        ("ADMM, 500 rounds of all 100 clients, 128 weights", admm.DEVICES, admm.ROUNDS, None),
+        ("ADMM, 500 rounds of 4 of 100 clients, 128 weights", FEW, ROUNDS, 10.0),
+        ("ADMM, 500 rounds of all 100 clients, 128 weights", DEVICES, ROUNDS, None),
     ):
         load, began = load_average(), time.monotonic()
         options.say(f"{work} ...")

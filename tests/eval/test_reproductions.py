@@ -17,6 +17,7 @@ from edgehold.attacks.eval.reproductions import (
     frl,
     hyperfl,
     noise_robust_admm,
+    noise_robust_admm_tables,
     robust_rules,
 )
 from edgehold.core.errors import ConfigError
@@ -230,6 +231,25 @@ def test_registered_reproductions_keep_the_interface() -> None:
         assert one.cells(Options(1, quick=True))
     with pytest.raises(ConfigError, match="no reproduction"):
         find("nothing")
+
+
+def test_every_cell_of_the_noisy_links_determines_its_run_and_finds_its_row(tmp_path: Path) -> None:
+    (tmp_path / "beijing-air").mkdir()
+    cells = noise_robust_admm.cells(Options(2, data=tmp_path))
+    keys = [tuple(sorted(cell.items(), key=str)) for cell in cells]
+    assert len(set(keys)) == len(keys)
+    assert str(tmp_path) not in str(cells)
+    value = {f"nmsd_{n}": -20.0 for n in (200, 300, 500, 1000, 2000)} | {"alone": -16.0, "ratio": 1.0}
+    played = [Played(cell, value, 0.0, "") for cell in cells]
+    authors, loud, quiet = noise_robust_admm.judge(Options(2), played).tables
+    # Each kind of run stands in one row, and every number of the independent simulation beside one of ours.
+    kinds = {tuple(sorted((k, v) for k, v in cell.items() if k != "seed")) for cell in cells}
+    assert len(authors.rows) + len(loud.rows) - 1 + len(quiet.rows) == len(kinds) - 1  # stations alone; drift
+    told = [row[5] for row in authors.rows]
+    assert sorted(filter(None, told)) == sorted(noise_robust_admm_tables.AUTHORS.values())
+    assert all(row[3] == "never" for row in quiet.rows)
+    exact = [replace(p, value=value | {"exact": 577.0}) for p in played]
+    assert all(row[3] == "577" for row in noise_robust_admm.judge(Options(2), exact).tables[2].rows)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from edgehold.attacks.eval.reproductions.noise_robust_admm import slope
 from edgehold.client.data.linear import distance, make_task, synthetic, zeros
 from edgehold.core.contract import Cohort, Payload, Weighted
 from edgehold.core.errors import ConfigError, FlError, NotFinite, OutsideLaw, WrongShape
+from edgehold.core.facts import FACTS
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
 from edgehold.core.tables import Records, TableTask
@@ -156,11 +157,14 @@ def test_a_run_that_is_stored_and_read_again_sends_the_same_bytes(form: str) -> 
 def test_moves_made_up_for_are_those_of_devices_that_moved_every_round() -> None:
     run = Run(form="continual")
     eager = {client: quadratic(client).prox(np.zeros(N), np.zeros(N), RHO, np.zeros(N)) for client in TASKS}
-    stored, heard = {client: 2 * x for client, x in eager.items()}, dict[str, Any]()
-    run.round()
+    at_first = ["d0", "d1", "d2", "d4"]  # the others join when they are asked
+    stored, heard = {c: 2 * eager[c] for c in at_first}, {c: np.zeros(N) for c in at_first}
+    run.round(at_first)
     chance = stream(1, "who")
+    late = 0
     for _ in range(30):
         who = sorted(f"d{i}" for i in chance.choice(len(TASKS), 2, replace=False))
+        late += len(set(who) - set(heard))
         p = np.mean([stored[c] for c in sorted(stored)], axis=0)
         run.round(who)
         for client in TASKS:
@@ -173,6 +177,8 @@ def test_moves_made_up_for_are_those_of_devices_that_moved_every_round() -> None
                     stored[client] = 2 * eager[client] - x
         for client in who:
             assert close(run.locals[client].x, eager[client], 1e-10)
+        assert close(run.s, np.mean([stored[c] for c in sorted(stored)], axis=0), 1e-10)
+    assert late == 2
 
 
 def test_a_change_of_rho_keeps_the_dual() -> None:
@@ -189,6 +195,106 @@ def test_a_change_of_rho_keeps_the_dual() -> None:
         run.round()
     assert close(run.s, SOLUTION, 1e-8)
     assert close(near, SOLUTION, 1e-2)
+
+
+def test_rho_can_count_in_the_eigenvalues_that_devices_say() -> None:
+    """Six devices: the median lies between the third and the fourth. In the first round each counts in its own."""
+    run = Run(form="anchored", rho=0.5, rho_rule="mean_eigenvalue")
+    curvatures = sorted(np.trace(quadratic(client).a) / N for client in TASKS)
+    first = run.server.open(run.state, Cohort(1, tuple(TASKS)))
+    assert (first.own_units, first.training.rho) == (True, 0.5)
+    run.round(restart=True)
+    assert all(np.isclose(run.locals[c].rho, 0.5 * np.trace(quadratic(c).a) / N) for c in TASKS)
+    second = run.server.open(run.state, Cohort(2, tuple(TASKS)))
+    assert not second.own_units
+    assert np.isclose(second.training.rho, 0.5 * (curvatures[2] + curvatures[3]) / 2)
+    before = {client: local.rho * (local.other - local.x) for client, local in run.locals.items()}
+    p, x = run.s.copy(), {client: local.x for client, local in run.locals.items()}
+    run.round(["d0", "d5"])
+    for client in ("d0", "d5"):  # w - (p - x) over the new rho is the dual of the old one
+        local = run.locals[client]
+        w = local.other - (p - x[client])
+        assert np.allclose(local.rho * (w - x[client]), before[client], rtol=1e-9, atol=1e-9)
+    for number in range(3000):
+        run.round([f"d{number % 6}"])
+    assert close(run.s, SOLUTION, 1e-8)
+    assert run.server.open(run.state, Cohort(9, ())).training.rho == second.training.rho, "later devices do not move it"
+
+
+def test_eigenvalues_nobody_can_say_are_named() -> None:
+    empty = TableTask(SCHEMA, Records(np.zeros((3, N)), np.zeros(3)), None, lambda seed: zeros(N, seed), distance)
+    order = Order(1, 1, Training(), Vector.of(np.zeros(N, "<f4")), own_units=True)
+    half = AdmmClient()
+    with pytest.raises(ConfigError, match="all records of this device are zero"):
+        half.work(order, half.begin(order, empty, stream(1)), empty, stream(1))
+    settings = Settings(rho_rule="mean_eigenvalue")
+    server = AdmmServer(settings, SCHEMA, 1)
+    silent = [Weighted("d0", 1.0, Update(Vector.of(np.zeros(N, "<f4"))))]
+    with pytest.raises(ConfigError, match="no device said"):
+        server.close(server.start(Vector.of(zeros(N, 0))), silent, MemorySpace())
+    codec = AdmmCodec(settings)
+    for wrong in (-1.0, float("nan"), float("inf"), 1e19):
+        with pytest.raises(OutsideLaw, match="mean eigenvalue"):
+            codec.decode_update(codec.encode_update(Update(Vector.of(np.zeros(N, "<f4")), wrong)), SCHEMA)
+
+
+def test_a_device_that_left_pulls_to_what_it_sent_last() -> None:
+    """Its last u stays in the mean. Fixed point, all others at x: sum over them of grad f(x) = rho (u - x)."""
+    run = Run(form="anchored")
+    for _ in range(4):
+        run.round()
+    rest = [client for client in TASKS if client != "d5"]
+    for _ in range(400):
+        run.round(rest)
+    assert run.state.rows is not None
+    u = run.state.rows.whole().reshape(len(TASKS), N)[5]
+    a = np.asarray(sum(quadratic(c).a for c in rest)) + RHO * np.eye(N)
+    b = np.asarray(sum(quadratic(c).b for c in rest)) + RHO * u
+    assert close(run.s, np.linalg.solve(a, b), 1e-8)
+    without = np.linalg.solve(a - RHO * np.eye(N), b - RHO * u)
+    assert not close(run.s, without, 1e-3), "control: the device makes a difference"
+
+
+def test_many_moves_at_once_are_one_move_after_the_other() -> None:
+    """Least squares, in closed form: x + rho (A + rho I)^-1 (p - x), worked out with an inverse; logistic regression too."""
+    rng = stream(3, "moves")
+    x, p = rng.standard_normal(N), rng.standard_normal(N)
+    f = quadratic("d2")
+    slow = x
+    for times in range(6):
+        assert close(f.moved(x, p, RHO, times), slow, 1e-12)
+        slow = slow + RHO * np.linalg.inv(f.a + RHO * np.eye(N)) @ (p - slow)
+    assert close(f.moved(x, p, RHO), f.prox(p, f.gradient(x), RHO, x), 1e-10)
+    curved = Logistic(rng.standard_normal((30, N)), np.sign(rng.standard_normal(30)), 1.0, 1e-9, 50)
+    twice = curved.moved(curved.moved(x, p, 2.0), p, 2.0)
+    assert close(curved.moved(x, p, 2.0, 2), twice, 1e-12)
+    # Where it stands still, the gradient of the step's problem vanishes: grad f(new) - grad f(old) + rho (new - p) = 0.
+    new = curved.moved(x, p, 2.0)
+    assert np.linalg.norm(curved.gradient(new) - curved.gradient(x) + 2.0 * (new - p)) < 1e-6
+
+
+def test_a_step_is_exact_where_rho_is_small_beside_the_data() -> None:
+    """54 records for 128 weights, eigenvalues up to 1e6, rho 1: an explicit inverse leaves 1e-3 of the gradient here."""
+    task = synthetic(3)
+    assert task.train_data is not None
+    f = problem_of(task, 0.1, 10)
+    w = stream(4, "w").standard_normal(128)
+    x = f.prox(w, np.zeros(128), 1.0, w).astype(np.longdouble)
+    h, y = task.train_data.x.astype(np.longdouble), task.train_data.y.astype(np.longdouble)
+    left = 1e4 * h.T @ (h @ x - y) + x - w
+    assert np.linalg.norm(left.astype(np.float64)) < 1e-5
+
+
+def test_facts_say_what_the_link_did() -> None:
+    run = Run(form="anchored", noise_up=0.25, noise_down=0.5)
+    run.round(["d0", "d1"])
+    order = run.server.open(run.state, Cohort(2, ()))
+    half = AdmmClient()
+    local, update, facts = half.work(order, run.locals["d0"], TASKS["d0"], stream(1))
+    assert facts == {"channel_noise_up": 0.25, "channel_noise_down": 0.5, "penalty": RHO}
+    _, more = run.server.close(run.state, [Weighted("d4", 1.0, update)], MemorySpace())
+    assert (more["channel_noise_up"], more["channel_noise_down"], more["devices_in_mean"]) == (0.25, 0.5, 3.0)
+    assert set(facts) | set(more) <= set(FACTS)
 
 
 def test_noise_adds_up_as_derived_and_not_where_data_are_anchored() -> None:
@@ -225,6 +331,11 @@ def test_rounding_at_random_has_the_right_mean_and_only_neighbours() -> None:
         assert near.min() <= value <= near.max()
         step = near.max() - near.min()
         assert abs(drawn[:, at].mean() - value) <= 4 * step / np.sqrt(4 * 4000) + 1e-12
+
+
+def test_numbers_beyond_float16_become_its_largest() -> None:
+    found = rounded_at_random(np.array([1e9, -1e9, 65504.0, 65519.0]), stream(1, "round"))
+    assert found.tolist() == [65504.0, -65504.0, 65504.0, 65504.0]
 
 
 def test_logistic_regression_over_devices_is_that_of_all_records() -> None:
@@ -282,6 +393,8 @@ def test_a_constant_column_is_no_trouble() -> None:
     [
         ("rho = 0.0", "rho"), ("rho = -1.0", "rho"), ('form = "magic"', "form"), ("late_rho = 0.5", "late_from"),
         ('form = "rerce"\nlate_rho = 0.5\nlate_from = 9', "anchored"),
+        ('form = "dual"\nrho_rule = "mean_eigenvalue"', "anchored"),
+        ('rho_rule = "largest"', "rho_rule"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused_with_the_plan(how: str, said: str) -> None:

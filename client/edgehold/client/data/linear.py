@@ -73,9 +73,16 @@ def task_of(
         return TableTask(schema, None, test, partial(zeros, schema.size), judge)
     assert device_index is not None
     mine = dealt.train(device_index)
+    for name, value in (("every", every), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value}; at least 1", field=name)
+    if not (0 <= variance < np.inf and 0 < weight < np.inf):
+        raise ConfigError(
+            f"variance = {variance}, weight = {weight}; neither may be negative, and weight not 0", field="weight"
+        )
     rows = np.arange(0, len(mine), every)[:limit]
-    if every < 1 or not len(rows):
-        raise ConfigError(f"every = {every}, limit = {limit} leave {len(rows)} of {len(mine)} records", field="every")
+    if not len(rows):
+        raise ConfigError("this device has no training records; give it some or take it off the run", field="device_index")
     found = view.records(mine.take(rows))
     if not found.classes:
         weight /= variance or left_over(found)

@@ -1,7 +1,7 @@
 """Noise-robust ADMM on the wire: a protobuf header, then numbers of the wire's type.
 
 Law: the length of the model (twice that in an order of the form "dual"), finite values, every number of the training within
-`Training`; an update's norm at most the plan's `norm_limit`.
+`Training`; an update's norm at most the plan's `norm_limit`, the mean eigenvalue that it says not negative and finite.
 """
 
 from edgehold.core.contract import HEADER_LIMIT, Payload
@@ -11,6 +11,8 @@ from edgehold.defenses.noise_robust_admm.state import WIRES, Order, Settings, Tr
 from edgehold.defenses.payloads import round_of, seed_of, training_of
 from edgehold.proto.strict import decode
 from edgehold.proto.v1.payloads_pb2 import AdmmTask, AdmmUpdate, TaskHeader, UpdateHeader
+
+CURVATURE_LIMIT = 1e18
 
 
 class AdmmCodec:
@@ -24,7 +26,7 @@ class AdmmCodec:
     def encode_order(self, order: Order) -> Payload:
         """Header with the training, body with what is broadcast."""
         how = {name: getattr(order.training, name) for name in Training.__struct_fields__}
-        header = TaskHeader(admm=AdmmTask(seed=order.seed, round=order.round, **how))
+        header = TaskHeader(admm=AdmmTask(seed=order.seed, round=order.round, own_units=order.own_units, **how))
         return Payload(header.SerializeToString(deterministic=True), order.p.blob)
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
@@ -36,12 +38,12 @@ class AdmmCodec:
         training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         p = _numbers(payload, training.wire, schema.size * (2 if training.form == "dual" else 1))
         finite_norm(p)
-        return Order(seed, number, training, p)
+        return Order(seed, number, training, p, task.own_units)
 
     def encode_update(self, update: Update) -> Payload:
         """Header that names the type, body with the numbers."""
         wire = next(name for name, dtype in WIRES.items() if update.u.dtype == dtype)
-        header = UpdateHeader(admm=AdmmUpdate(wire=wire))
+        header = UpdateHeader(admm=AdmmUpdate(wire=wire, curvature=update.curvature))
         return Payload(header.SerializeToString(deterministic=True), update.u.blob)
 
     def body_bytes(self, schema: Schema) -> tuple[int, int]:
@@ -56,11 +58,14 @@ class AdmmCodec:
             raise WrongShape(f"update header for {header.WhichOneof('method')}; expected admm")
         if header.admm.wire != self._plan.wire:
             raise WrongShape(f"numbers of type {header.admm.wire[:16]!r}; the plan says {self._plan.wire}")
+        curvature = header.admm.curvature
+        if not 0 <= curvature <= CURVATURE_LIMIT:
+            raise OutsideLaw(f"a mean eigenvalue of {curvature}; allowed: 0 to {CURVATURE_LIMIT:g}")
         u = _numbers(payload, self._plan.wire, schema.size)
         norm = finite_norm(u)
         if norm > self._plan.norm_limit:
             raise OutsideLaw(f"update of norm {norm:.6g}; at most {self._plan.norm_limit:.6g} is admitted")
-        return Update(u)
+        return Update(u, curvature)
 
     @property
     def _plan(self) -> Settings:

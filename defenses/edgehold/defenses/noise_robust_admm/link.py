@@ -5,6 +5,8 @@ import numpy as np
 from edgehold.core.vectors import Vector
 from edgehold.defenses.noise_robust_admm.state import WIRES, Doubles
 
+_LARGEST = float(np.finfo(np.float16).max)
+
 
 def sent(values: Doubles, noise: float, wire: str, rng: np.random.Generator) -> Vector:
     """Values with white noise of that deviation, as they travel. Drawn once: a resend repeats stored bytes."""
@@ -22,7 +24,11 @@ def received(values: Vector, noise: float, rng: np.random.Generator) -> Doubles:
 
 
 def rounded_at_random(values: Doubles, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
-    """One of the two nearest float16 values, the nearer the likelier, so that the mean is right (variance about step^2 / 6)."""
+    """One of the two nearest float16 values, the nearer the likelier, so that the mean is right (variance about step^2 / 6).
+
+    Beyond 65504, the largest of them, it is that one: an infinite number would be refused by everybody, and end the run.
+    """
+    values = np.clip(values, -_LARGEST, _LARGEST)
     with np.errstate(over="ignore"):
         near = values.astype(np.float16)
         toward = np.where(values > near, np.float16(np.inf), np.float16(-np.inf))

@@ -4,7 +4,8 @@ f(x) = weight * sum over records of 0.5 (y - h'x)^2, or of log(1 + exp(-y h'x)) 
 round is the proximal step argmin f(x) - <linear, x> + rho/2 |x - centre|^2.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -18,34 +19,64 @@ from edgehold.defenses.noise_robust_admm.state import Doubles
 class Problem(Protocol):
     """A convex loss of n weights."""
 
+    @property
+    def curvature(self) -> float:
+        """Mean eigenvalue of the second derivative at 0; `ConfigError` where nobody knows it."""
+
     def gradient(self, x: Doubles) -> Doubles:
         """Of f at x, (n,)."""
 
     def prox(self, centre: Doubles, linear: Doubles, rho: float, start: Doubles) -> Doubles:
         """argmin f(x) - <linear, x> + rho/2 |x - centre|^2, (n,). start: where an iteration begins."""
 
+    def moved(self, x: Doubles, p: Doubles, rho: float, times: int = 1) -> Doubles:
+        """x after so many steps argmin f(x) - <grad f(x before), x> + rho/2 |x - p|^2, (n,); for least squares each of them is
+        x + rho (A + rho I)^-1 (p - x).
+        """
 
-@dataclass
+
+@dataclass(eq=False)
 class Quadratic:
-    """A = weight H'H, (n, n); b = weight H'y, (n,). The factor of A + rho I is kept for the last rho."""
+    """A = weight H'H, (n, n); b = weight H'y, (n,).
+
+    Solved in the eigenvectors of A, found once. For 128 weights and 54 records a step takes 9 microseconds there, 7 with an
+    explicit inverse, whose residual is a hundred thousand times larger where rho is small beside A; and neither another rho nor
+    any number of missed rounds needs another factor. Kept with the task in memory, never with the local state: n^2 numbers
+    would go to disk in every round to save the two milliseconds of finding them again.
+    """
 
     a: Doubles
     b: Doubles
-    _inverse: tuple[float, Doubles] | None = field(default=None, repr=False)
 
-    def inverse(self, rho: float) -> Doubles:
-        """B = (A + rho I)^-1. For a few hundred weights one product with B costs less than two triangular solves."""
-        if self._inverse is None or self._inverse[0] != rho:
-            self._inverse = rho, np.asarray(np.linalg.inv(self.a + rho * np.eye(len(self.a))), dtype=np.float64)
-        return self._inverse[1]
+    @property
+    def curvature(self) -> float:
+        """tr(A) / n."""
+        return float(np.trace(self.a)) / len(self.a)
+
+    @cached_property
+    def spectrum(self) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+        """Eigenvalues above rounding (r,), their eigenvectors as rows (r, n) and as columns (n, r), b in them (r,)."""
+        values, basis = np.linalg.eigh(self.a)
+        kept = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+        rows = np.ascontiguousarray(basis[:, kept].T)
+        return values[kept], rows, np.ascontiguousarray(rows.T), rows @ self.b
 
     def gradient(self, x: Doubles) -> Doubles:
         """A x - b."""
         return np.asarray(self.a @ x - self.b)
 
     def prox(self, centre: Doubles, linear: Doubles, rho: float, start: Doubles) -> Doubles:
-        """B (b + linear + rho centre), exactly."""
-        return np.asarray(self.inverse(rho) @ (self.b + linear + rho * centre))
+        """(A + rho I)^-1 (b + linear + rho centre)."""
+        values, rows, columns, data = self.spectrum
+        w = centre + linear / rho
+        return np.asarray(w + columns @ ((data - values * (rows @ w)) / (values + rho)))
+
+    def moved(self, x: Doubles, p: Doubles, rho: float, times: int = 1) -> Doubles:
+        """p + (I - rho (A + rho I)^-1)^times (x - p): the data are in x alone."""
+        if not times:
+            return x
+        values, rows, columns, _ = self.spectrum
+        return np.asarray(p + columns @ ((values / (values + rho)) ** times * (rows @ (x - p))))
 
 
 @dataclass
@@ -57,6 +88,11 @@ class Logistic:
     weight: float
     tolerance: float
     most: int
+
+    @property
+    def curvature(self) -> float:
+        """weight / 4 of the mean square of h, summed over the records."""
+        return float(self.weight * np.square(self.h).sum() / (4 * self.h.shape[1]))
 
     def gradient(self, x: Doubles) -> Doubles:
         """-weight sum y h / (1 + exp(y h'x))."""
@@ -76,6 +112,12 @@ class Logistic:
                 size /= 2
             x = x - size * step
         return np.asarray(x)
+
+    def moved(self, x: Doubles, p: Doubles, rho: float, times: int = 1) -> Doubles:
+        """One after the other; the gradient is that of all records, since one of a few would move the solution."""
+        for _ in range(times):
+            x = self.prox(p, self.gradient(x), rho, x)
+        return x
 
     def _value(self, x: Doubles, centre: Doubles, linear: Doubles, rho: float) -> float:
         losses = np.logaddexp(0.0, -self.signs * (self.h @ x))

@@ -1,6 +1,8 @@
 """Noise-robust ADMM on the server: a mean, over the round's devices or over what everybody sent last."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
 
 import numpy as np
 
@@ -31,16 +33,17 @@ class AdmmServer:
                 field="model.file",
             )
         s = Vector.of(first.astype(np.float64))
-        return State(Vector.of(first.astype(np.float32)), 0, s, s)
+        return State(Vector.of(first.astype(np.float32)), 0, s, s, unit=1.0 if self._settings.rho_rule == "given" else 0.0)
 
     def open(self, state: State, cohort: Cohort) -> Order:
         """p = 2 s - s before ("rerce"), the mean of what all sent last ("anchored", "continual"), or s twice ("dual")."""
         how = self._settings
-        values = {name: getattr(how, name) for name in Training.__struct_fields__} | {"rho": how.rho_of(cohort.round)}
+        rho = how.rho_of(cohort.round) * (state.unit or 1.0)
+        values = {name: getattr(how, name) for name in Training.__struct_fields__} | {"rho": rho}
         s, before = state.s.whole(), state.before.whole()
         p = {"rerce": 2 * s - before, "dual": np.concatenate([s, s])}.get(how.form, s)
         chance = stream(self._seed, "noise_robust_admm", "down", cohort.round)
-        return Order(self._seed, cohort.round, Training(**values), sent(p, 0.0, how.wire, chance))
+        return Order(self._seed, cohort.round, Training(**values), sent(p, 0.0, how.wire, chance), not state.unit)
 
     def claim(self, update: Update) -> float:
         """Every device counts the same: scale its loss to weigh it."""
@@ -52,10 +55,15 @@ class AdmmServer:
         rows = _rows(state) | said if self._memory else {}
         of = rows if self._memory else said
         if not of:
-            return State(state.model, state.closed + 1, state.s, state.before, state.clients, state.rows), {}
-        mean = _mean(of)
-        step = float(np.linalg.norm(mean - state.s.whole()))
-        return self._state(state.closed + 1, mean, state.s.whole(), rows, space), {"step_norm": step}
+            return replace(state, closed=state.closed + 1), {}
+        mean, unit = _mean(of), state.unit or _unit([one.update.curvature for one in updates])
+        facts = {
+            "step_norm": float(np.linalg.norm(mean - state.s.whole())),
+            "channel_noise_up": self._settings.noise_up,
+            "channel_noise_down": self._settings.noise_down,
+            "devices_in_mean": float(len(of)),
+        }
+        return self._state(state, mean, rows, unit, space), facts
 
     def weights(self, state: State, space: Space) -> Vector:
         """The mean as float32: s, or the mean of 2 x - w, which is where everybody's x goes."""
@@ -66,23 +74,25 @@ class AdmmServer:
         blobs = {"model": state.model.blob, "s": state.s.blob, "before": state.before.blob}
         if state.clients is not None and state.rows is not None:
             blobs |= {"clients": state.clients.blob, "rows": state.rows.blob}
-        return Packed(blobs, {"closed": state.closed})
+        return Packed(blobs, {"closed": state.closed, "unit": state.unit})
 
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
         blobs = packed.blobs
         known = (Vector(blobs["clients"], "u1"), Vector(blobs["rows"], "<f8")) if "rows" in blobs else (None, None)
         s, before = Vector(blobs["s"], "<f8"), Vector(blobs["before"], "<f8")
-        return State(Vector(blobs["model"]), int(packed.scalars["closed"]), s, before, *known)
+        unit = float(packed.scalars["unit"])
+        return State(Vector(blobs["model"]), int(packed.scalars["closed"]), s, before, known[0], known[1], unit)
 
-    def _state(self, closed: int, s: Doubles, before: Doubles, rows: Mapping[str, Doubles], space: Space) -> State:
+    def _state(self, old: State, s: Doubles, rows: Mapping[str, Doubles], unit: float, space: Space) -> State:
         model = _kept(s.astype(np.float32), "<f4", space)
-        if not rows:
-            return State(model, closed, _kept(s, "<f8", space), _kept(before, "<f8", space))
-        names = sorted(rows)
-        clients = _kept(np.frombuffer("\n".join(names).encode(), dtype=np.uint8), "u1", space)
-        table = _kept(np.concatenate([rows[name] for name in names]), "<f8", space)
-        return State(model, closed, _kept(s, "<f8", space), _kept(before, "<f8", space), clients, table)
+        clients = table = None
+        if rows:
+            names = sorted(rows)
+            clients = _kept(np.frombuffer("\n".join(names).encode(), dtype=np.uint8), "u1", space)
+            table = _kept(np.concatenate([rows[name] for name in names]), "<f8", space)
+        before = _kept(old.s.whole(), "<f8", space)
+        return State(model, old.closed + 1, _kept(s, "<f8", space), before, clients, table, unit)
 
 
 def _kept(values: Doubles, dtype: str, space: Space) -> Vector:
@@ -96,6 +106,14 @@ def _rows(state: State) -> dict[str, Doubles]:
         return {}
     names = bytes(state.clients.whole()).decode().split("\n")
     return dict(zip(names, state.rows.whole().reshape(len(names), -1), strict=True))
+
+
+def _unit(said: Sequence[float]) -> float:
+    """Median of the mean eigenvalues that devices say: fewer than half cannot move it far. `ConfigError` without any."""
+    sound = [one for one in said if one > 0]
+    if not sound:
+        raise ConfigError('no device said what its eigenvalues are; give rho itself, with rho_rule = "given"', field="rho_rule")
+    return median(sound)
 
 
 def _mean(rows: Mapping[str, Doubles]) -> Doubles:

@@ -44,10 +44,13 @@ class Training(Config, frozen=True, kw_only=True):
 class Settings(Training, frozen=True, kw_only=True):
     """The [method] table of a plan.
 
+    rho_rule: "given", or "mean_eigenvalue": rho and late_rho count in mean eigenvalues of the devices' problems, of which the
+    median over the first round's devices is taken; in that round each device counts in its own.
     late_rho, late_from: another rho from that round on (0: never); devices keep their dual over the change, which only the
     anchored form can. norm_limit: an update of a larger Euclidean norm is refused.
     """
 
+    rho_rule: Literal["given", "mean_eigenvalue"] = "given"
     late_rho: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
     late_from: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     norm_limit: Annotated[float, msgspec.Meta(gt=0, le=1e30)] = 1e9
@@ -64,6 +67,12 @@ class Settings(Training, frozen=True, kw_only=True):
                 f'method.late_rho: form = "{self.form}" holds its data only in its start, and would lose them; use "anchored"',
                 field="method.late_rho",
             )
+        if self.rho_rule != "given" and self.form != "anchored":
+            raise ConfigError(
+                f'method.rho_rule: form = "{self.form}" needs the same rho from its first step on, before any device has '
+                'said what its eigenvalues are; give rho itself with rho_rule = "given", or use "anchored"',
+                field="method.rho_rule",
+            )
 
     def rho_of(self, number: int) -> float:
         """rho of a round, counted from 1."""
@@ -72,39 +81,45 @@ class Settings(Training, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a device is asked to do. p: what the server broadcasts, of the wire's type; twice (2n,) in the form "dual"."""
+    """What a device is asked to do. p: what the server broadcasts, of the wire's type; twice (2n,) in the form "dual".
+
+    own_units: the training's rho counts in mean eigenvalues of the device's own problem.
+    """
 
     seed: int
     round: int
     training: Training
     p: Vector
+    own_units: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a device answers. u: (n,) of the wire's type, with the noise of the link in it."""
+    """What a device answers. u: (n,) of the wire's type, with the noise of the link in it. curvature: mean eigenvalue of its
+    problem where the order asks for it, else 0.
+    """
 
     u: Vector
+    curvature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
     """What stays on the device. round: of its last work, 0 before any; rho: then. x: (n,). other: (n,), w ("anchored"), z
-    ("dual") or the last p received ("continual"). heard: whether "continual" has received a p.
+    ("dual") or the last p received, 0 at first ("continual").
     """
 
     round: int
     rho: float
     x: Doubles
     other: Doubles
-    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """model: the estimate, float32. closed: rounds behind us. s, before: (n,) float64, mean of the last two rounds. clients,
     rows: who has answered, one id a line, in ascending order, and what each of them sent last, (K, n) float64; the forms with
-    memory only.
+    memory only. unit: what rho counts in; 0 while no device has said so.
     """
 
     model: Vector
@@ -113,3 +128,4 @@ class State:
     before: Vector
     clients: Vector | None = None
     rows: Vector | None = None
+    unit: float = 1.0

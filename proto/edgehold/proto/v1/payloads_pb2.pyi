@@ -549,6 +549,7 @@ class AdmmTask(_message.Message):
     LOCAL_EPOCHS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    OWN_UNITS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Training seed of the run; noise of the link is drawn from streams of it."""
     round: _builtins.int
@@ -567,6 +568,8 @@ class AdmmTask(_message.Message):
     local_epochs: _builtins.int
     batch_size: _builtins.int
     learning_rate: _builtins.float
+    own_units: _builtins.bool
+    """rho counts in mean eigenvalues of the device's own problem, which it says in its update."""
     def __init__(
         self,
         *,
@@ -582,10 +585,11 @@ class AdmmTask(_message.Message):
         local_epochs: _builtins.int = ...,
         batch_size: _builtins.int = ...,
         learning_rate: _builtins.float = ...,
+        own_units: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "form", b"form", "inner_steps", b"inner_steps", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "noise_down", b"noise_down", "noise_up", b"noise_up", "rho", b"rho", "round", b"round", "seed", b"seed", "tolerance", b"tolerance", "wire", b"wire"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "form", b"form", "inner_steps", b"inner_steps", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "noise_down", b"noise_down", "noise_up", b"noise_up", "own_units", b"own_units", "rho", b"rho", "round", b"round", "seed", b"seed", "tolerance", b"tolerance", "wire", b"wire"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,16 +600,20 @@ class AdmmUpdate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WIRE_FIELD_NUMBER: _builtins.int
+    CURVATURE_FIELD_NUMBER: _builtins.int
     wire: _builtins.str
     """As in the task that is answered."""
+    curvature: _builtins.float
+    """Mean eigenvalue of the device's problem where the task asks for it, else 0."""
     def __init__(
         self,
         *,
         wire: _builtins.str = ...,
+        curvature: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["wire", b"wire"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curvature", b"curvature", "wire", b"wire"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
