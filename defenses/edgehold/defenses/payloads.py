@@ -1,11 +1,15 @@
-"""What payloads of all methods have in common when they arrive: settings within their bounds, a seed, a round, floats."""
+"""What payloads of all methods have in common when they arrive: whose they are, settings within their bounds, a seed, a round,
+claimed records, floats.
+"""
 
 from typing import Any, TypeVar
 
 from edgehold.core.config import Config, convert
-from edgehold.core.contract import Payload
+from edgehold.core.contract import HEADER_LIMIT, Payload
 from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
 from edgehold.core.vectors import Vector, finite_norm
+from edgehold.proto.strict import decode
+from edgehold.proto.v1.payloads_pb2 import TaskHeader, UpdateHeader
 
 T = TypeVar("T", bound=Config)
 
@@ -14,6 +18,33 @@ CLIP_FACTOR = 1000.0
 NORM_LIMIT = 1e30
 """Largest norm without a clip: sums over any cohort stay far inside float64, and a mean of them inside float32."""
 ROUND_LIMIT = 1_000_000
+SAMPLES_LIMIT = 1 << 40
+"""Claims above this many records are no claims but attempts at overflow."""
+
+
+def task_in(payload: Payload, method: str) -> Any:
+    """What the header of an order says under the method's name; `WrongShape` for another method's."""
+    return _under(decode(TaskHeader, payload.header, HEADER_LIMIT), "task", method)
+
+
+def answer_in(payload: Payload, method: str) -> Any:
+    """What the header of an update says under the method's name; `WrongShape` for another method's."""
+    return _under(decode(UpdateHeader, payload.header, HEADER_LIMIT), "update", method)
+
+
+def _under(header: TaskHeader | UpdateHeader, what: str, method: str) -> Any:
+    found = header.WhichOneof("method")
+    if found != method:
+        raise WrongShape(f"{what} header for {found}; expected {method}")
+    return getattr(header, method)
+
+
+def samples_of(answer: Any) -> int:
+    """The records that a client claims; `OutsideLaw` for none, or more than anybody has."""
+    samples = int(answer.samples)
+    if not 1 <= samples <= SAMPLES_LIMIT:
+        raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+    return samples
 
 
 def training_of(task: Any, kind: type[T]) -> T:

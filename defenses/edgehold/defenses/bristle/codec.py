@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgehold.core.contract import HEADER_LIMIT, Container, Payload
+from edgehold.core.contract import Container, Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Bytes, Part, Schema, Vector, finite_norm
 from edgehold.defenses.bristle import listing
 from edgehold.defenses.bristle.state import SKETCH, Order, Settings, Training, Update
-from edgehold.defenses.payloads import bounded, floats_of, round_of, seed_of, training_of
-from edgehold.proto.strict import decode, exactly
+from edgehold.defenses.payloads import answer_in, bounded, floats_of, round_of, seed_of, task_in, training_of
+from edgehold.proto.strict import exactly
 from edgehold.proto.v1.payloads_pb2 import BristleTask, BristleUpdate, TaskHeader, UpdateHeader
 
 
@@ -35,10 +35,7 @@ class BristleCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "bristle":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected bristle")
-        task = header.bristle
+        task = task_in(payload, "bristle")
         training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         before = exactly(task.before, listing.DIGEST, "before")
         listed, at = listing.decode(payload.body)
@@ -62,10 +59,8 @@ class BristleCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "bristle":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected bristle")
-        number, seen = round_of(header.bristle), exactly(header.bristle.seen, listing.DIGEST, "seen")
+        answer = answer_in(payload, "bristle")
+        number, seen = round_of(answer), exactly(answer.seen, listing.DIGEST, "seen")
         head = floats_of(payload, schema.size, "a head of ")
         bounded(head, None)
         return Update(head, number, seen)

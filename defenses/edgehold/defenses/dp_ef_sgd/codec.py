@@ -4,12 +4,11 @@ Law of an order: the schema's length, finite values, settings within `Training` 
 update: the schema's length, finite values, norm at most 1000 times the plan's clip (without one: FedAvg's limit).
 """
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.contract import Payload
+from edgehold.core.errors import ConfigError, OutsideLaw
 from edgehold.core.vectors import Schema, finite_norm
 from edgehold.defenses.dp_ef_sgd.state import Order, Settings, Training, Update
-from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, bounded, floats_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import DpEfSgdTask, DpEfSgdUpdate, TaskHeader, UpdateHeader
 
 
@@ -29,10 +28,8 @@ class DpEfSgdCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "dp_ef_sgd":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected dp_ef_sgd")
-        training, seed = training_of(header.dp_ef_sgd, Training), seed_of(header.dp_ef_sgd)
+        task = task_in(payload, "dp_ef_sgd")
+        training, seed = training_of(task, Training), seed_of(task)
         try:
             training.must_be_sound()
         except ConfigError as error:
@@ -52,9 +49,7 @@ class DpEfSgdCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "dp_ef_sgd":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected dp_ef_sgd")
+        answer_in(payload, "dp_ef_sgd")
         delta = floats_of(payload, schema.size)
         return Update(delta, bounded(delta, self._clip))
 

@@ -8,10 +8,9 @@ Law of a histogram: counts that add up to the claimed records. Means finite, wid
 import numpy as np
 
 from edgehold.core.anomaly import Reading, shape_of
-from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.contract import Payload
 from edgehold.core.errors import ConfigError, NotFinite, NotOrthonormal, OutsideLaw, WrongShape
 from edgehold.core.vectors import Array, FloatArray, Schema, Vector, finite_norm
-from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT
 from edgehold.defenses.fedpca.state import (
     ORTHONORMAL,
     PHASES,
@@ -26,8 +25,7 @@ from edgehold.defenses.fedpca.state import (
     norm_limit,
 )
 from edgehold.defenses.fedpca.subspace import error
-from edgehold.defenses.payloads import round_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, round_of, samples_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import FedPcaTask, FedPcaUpdate, TaskHeader, UpdateHeader
 
 
@@ -53,10 +51,8 @@ class FedPcaCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "fedpca":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected fedpca")
-        task, (d, k) = header.fedpca, shape_of(schema)
+        task = task_in(payload, "fedpca")
+        task, (d, k) = task, shape_of(schema)
         training, seed, number, phase = training_of(task, Training), seed_of(task), round_of(task), _phase(task.phase)
         if not 8 <= task.bins <= 65_536:
             raise OutsideLaw(f"{task.bins} bins; allowed: 8 to 65536")
@@ -102,13 +98,9 @@ class FedPcaCodec:
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks."""
         assert self._settings is not None, "a device decodes no updates"
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "fedpca":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected fedpca")
-        said, (d, k) = header.fedpca, shape_of(schema)
-        phase, samples = _phase(said.phase), said.samples
-        if not 1 <= samples <= SAMPLES_LIMIT:
-            raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+        answer = answer_in(payload, "fedpca")
+        said, (d, k) = answer, shape_of(schema)
+        phase, samples = _phase(said.phase), samples_of(said)
         if said.fresh and phase != "subspace":
             raise OutsideLaw(f"an answer to {phase} that says it is fresh; only a basis can be")
         if phase == "standardise":

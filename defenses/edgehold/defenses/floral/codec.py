@@ -4,14 +4,12 @@ Law of an order: the schema's length, finite values, every number of the trainin
 schema names. Law of an update: that length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
 """
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import ConfigError, OutsideLaw, WrongShape
+from edgehold.core.contract import Payload
+from edgehold.core.errors import ConfigError, OutsideLaw
 from edgehold.core.vectors import Schema, finite_norm
-from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT
 from edgehold.defenses.floral.features import head_of
 from edgehold.defenses.floral.state import Order, Settings, Training, Update, agree
-from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, bounded, floats_of, samples_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import FloralTask, FloralUpdate, TaskHeader, UpdateHeader
 
 
@@ -31,10 +29,8 @@ class FloralCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "floral":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected floral")
-        training, seed = training_of(header.floral, Training), seed_of(header.floral)
+        task = task_in(payload, "floral")
+        training, seed = training_of(task, Training), seed_of(task)
         try:
             training.sound()
             agree(training, head_of(schema), "this side")
@@ -55,12 +51,8 @@ class FloralCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "floral":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected floral")
-        samples = header.floral.samples
-        if not 1 <= samples <= SAMPLES_LIMIT:
-            raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+        answer = answer_in(payload, "floral")
+        samples = samples_of(answer)
         head = floats_of(payload, schema.size, _whole(schema))
         return Update(head, samples, bounded(head, self._clip))
 

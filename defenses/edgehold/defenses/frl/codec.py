@@ -7,15 +7,14 @@ every number of the training within `Training`.
 
 from collections.abc import Sequence
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.contract import Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Schema
 from edgehold.defenses.frl.coding import entropy_coded
 from edgehold.defenses.frl.forms import EncodedRanks, encoded, forms_of
 from edgehold.defenses.frl.state import Order, Settings, Training, Update
 from edgehold.defenses.layers import layers_of
-from edgehold.defenses.payloads import round_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, round_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import FrlTask, FrlUpdate, TaskHeader, UpdateHeader
 
 
@@ -36,10 +35,7 @@ class FrlCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "frl":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected frl")
-        task = header.frl
+        task = task_in(payload, "frl")
         training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         if not 0.0 < task.top <= 1.0:
             raise OutsideLaw(f"top {task.top}; a share above 0 and at most 1 of the edges can be named")
@@ -61,10 +57,8 @@ class FrlCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks. Reads the body once, layer by layer."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "frl":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected frl")
-        said = tuple(header.frl.entropy), header.frl.top
+        answer = answer_in(payload, "frl")
+        said = tuple(answer.entropy), answer.top
         asked = entropy_coded(self._settings, [layer.edges for layer in layers_of(schema, "FRL")]), self._settings.share
         if said != asked:
             raise OutsideLaw(

@@ -4,7 +4,7 @@ Law: exactly as many bytes as mask, votes or signs take, filling bits zero; in a
 says, no count above the number of voters, and every number of the training within `Training`.
 """
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.contract import Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Bytes, Schema, Vector
 from edgehold.defenses.hidenseek.packing import read, unpack_bits, write
@@ -17,8 +17,7 @@ from edgehold.defenses.hidenseek.state import (
     kept_weights,
 )
 from edgehold.defenses.packing import packed_bytes
-from edgehold.defenses.payloads import round_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, round_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import HideNseekTask, HideNseekUpdate, TaskHeader, UpdateHeader
 
 
@@ -39,10 +38,7 @@ class HideNseekCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "hidenseek":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hidenseek")
-        task = header.hidenseek
+        task = task_in(payload, "hidenseek")
         training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         if not 1 <= task.kept <= schema.size:
             raise OutsideLaw(f"{task.kept} weights left; allowed: 1 to {schema.size}")
@@ -63,9 +59,7 @@ class HideNseekCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "hidenseek":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected hidenseek")
+        answer_in(payload, "hidenseek")
         kept = self._kept(schema)
         if payload.body.size != packed_bytes(kept, 1):
             raise WrongShape(f"signs of {payload.body.size} bytes; {kept} weights left need {packed_bytes(kept, 1)}")

@@ -4,14 +4,11 @@ Law of an order: the length that schema, embedding, hidden and rank give, finite
 `Training`. Law of an update: that length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
 """
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import OutsideLaw, WrongShape
+from edgehold.core.contract import Payload
 from edgehold.core.hyper_layout import Layout
 from edgehold.core.vectors import Schema, finite_norm
-from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT
 from edgehold.defenses.hyperfl.state import Order, Settings, Training, Update, layout_of
-from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, bounded, floats_of, samples_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import HyperFlTask, HyperFlUpdate, TaskHeader, UpdateHeader
 
 _WHOLE = "a hypernetwork of "
@@ -33,10 +30,8 @@ class HyperFLCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "hyperfl":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected hyperfl")
-        training, seed = training_of(header.hyperfl, Training), seed_of(header.hyperfl)
+        task = task_in(payload, "hyperfl")
+        training, seed = training_of(task, Training), seed_of(task)
         phi = floats_of(payload, layout_of(schema, training).size, _WHOLE)
         finite_norm(phi)
         return Order(phi, training, seed)
@@ -53,12 +48,8 @@ class HyperFLCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "hyperfl":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected hyperfl")
-        samples = header.hyperfl.samples
-        if not 1 <= samples <= SAMPLES_LIMIT:
-            raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+        answer = answer_in(payload, "hyperfl")
+        samples = samples_of(answer)
         delta = floats_of(payload, self._layout(schema).size, _WHOLE)
         return Update(delta, samples, bounded(delta, self._settings.clip_norm if self._settings else None))
 

@@ -4,12 +4,11 @@ Law: the length of the model (twice that in an order of the form "dual"), finite
 `Training`; an update's norm at most the plan's `norm_limit`, the mean eigenvalue that it says not negative and finite.
 """
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
+from edgehold.core.contract import Payload
 from edgehold.core.errors import OutsideLaw, WrongShape
 from edgehold.core.vectors import Schema, Vector, finite_norm
 from edgehold.defenses.noise_robust_admm.state import WIRES, Order, Settings, Training, Update
-from edgehold.defenses.payloads import round_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.payloads import answer_in, round_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import AdmmTask, AdmmUpdate, TaskHeader, UpdateHeader
 
 CURVATURE_LIMIT = 1e18
@@ -31,10 +30,7 @@ class AdmmCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "admm":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected admm")
-        task = header.admm
+        task = task_in(payload, "admm")
         training, seed, number = training_of(task, Training), seed_of(task), round_of(task)
         p = _numbers(payload, training.wire, schema.size * (2 if training.form == "dual" else 1))
         finite_norm(p)
@@ -53,12 +49,10 @@ class AdmmCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "admm":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected admm")
-        if header.admm.wire != self._plan.wire:
-            raise WrongShape(f"numbers of type {header.admm.wire[:16]!r}; the plan says {self._plan.wire}")
-        curvature = header.admm.curvature
+        answer = answer_in(payload, "admm")
+        if answer.wire != self._plan.wire:
+            raise WrongShape(f"numbers of type {answer.wire[:16]!r}; the plan says {self._plan.wire}")
+        curvature = answer.curvature
         if not 0 <= curvature <= CURVATURE_LIMIT:
             raise OutsideLaw(f"a mean eigenvalue of {curvature}; allowed: 0 to {CURVATURE_LIMIT:g}")
         u = _numbers(payload, self._plan.wire, schema.size)

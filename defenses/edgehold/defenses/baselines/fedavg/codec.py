@@ -4,12 +4,11 @@ Law of an order: the schema's length, finite values, every number of the trainin
 Law of an update: the schema's length, finite values, norm at most 1000 times the plan's clip (without one: NORM_LIMIT).
 """
 
-from edgehold.core.contract import HEADER_LIMIT, Payload
-from edgehold.core.errors import OutsideLaw, WrongShape
+from edgehold.core.contract import Payload
+from edgehold.core.errors import OutsideLaw
 from edgehold.core.vectors import Schema, finite_norm
-from edgehold.defenses.baselines.fedavg.state import SAMPLES_LIMIT, Order, Settings, Training, Update
-from edgehold.defenses.payloads import bounded, floats_of, seed_of, training_of
-from edgehold.proto.strict import decode
+from edgehold.defenses.baselines.fedavg.state import Order, Settings, Training, Update
+from edgehold.defenses.payloads import answer_in, bounded, floats_of, samples_of, seed_of, task_in, training_of
 from edgehold.proto.v1.payloads_pb2 import FedAvgTask, FedAvgUpdate, TaskHeader, UpdateHeader
 
 
@@ -38,10 +37,7 @@ class FedAvgCodec:
 
     def decode_order(self, payload: Payload, schema: Schema) -> Order:
         """The order, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
-        header = decode(TaskHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "fedavg":
-            raise WrongShape(f"task header for {header.WhichOneof('method')}; expected fedavg")
-        task = header.fedavg
+        task = task_in(payload, "fedavg")
         training, seed = training_of(task, Training), seed_of(task)
         if not 0.0 <= task.client_momentum < 1.0:
             raise OutsideLaw(f"client momentum {task.client_momentum}; it must be at least 0 and below 1")
@@ -60,12 +56,8 @@ class FedAvgCodec:
 
     def decode_update(self, payload: Payload, schema: Schema) -> Update:
         """The update, or the `RejectedUpdate` that says which law it breaks. Reads the body once, block by block."""
-        header = decode(UpdateHeader, payload.header, HEADER_LIMIT)
-        if header.WhichOneof("method") != "fedavg":
-            raise WrongShape(f"update header for {header.WhichOneof('method')}; expected fedavg")
-        samples = header.fedavg.samples
-        if not 1 <= samples <= SAMPLES_LIMIT:
-            raise OutsideLaw(f"{samples} samples claimed; allowed: 1 to {SAMPLES_LIMIT}")
+        answer = answer_in(payload, "fedavg")
+        samples = samples_of(answer)
         delta = floats_of(payload, schema.size)
         return Update(delta, samples, bounded(delta, self._clip))
 

@@ -8,9 +8,6 @@ import msgspec
 from edgehold.core.config import Config
 from edgehold.core.vectors import Vector
 
-SAMPLES_LIMIT = 1 << 40
-"""Claims above this many records are no claims but attempts at overflow."""
-
 
 class Training(Config, frozen=True, kw_only=True):
     """How each device trains; the same bounds hold in a plan and in an order that reaches a device."""
