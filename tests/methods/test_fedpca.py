@@ -228,8 +228,7 @@ def test_the_server_mirrors_each_devices_dual() -> None:
             locals_[name], update, _ = client.work(order, begun, tasks[name], stream(1))
             sent.append(Weighted(name, 1.0, update))
         state, _ = server.close(state, sent, MemorySpace())
-        rows = state.rows.whole().reshape(-1, 1 + D * K)
-        for name, row in zip(bytes(state.clients.whole()).decode().split("\n"), rows, strict=True):
+        for name, row in state.memory.read().items():
             mine = locals_[name]
             assert mine.basis is not None
             assert mine.dual is not None
@@ -344,7 +343,7 @@ def test_a_lost_dual_starts_anew_on_both_sides() -> None:
     first, _ = answered(settings, ("c0", 1.0, one), ("c1", 1.0, Basis(1, True, start(5).astype(np.float32))))
     kept, _ = answered(settings, ("c0", 1.0, two), before=first)
     lost, _ = answered(settings, ("c0", 1.0, one), before=first)
-    rows = [state.rows.whole().reshape(2, -1)[0, 1:] for state in (kept, lost)]
+    rows = [next(iter(state.memory.read().values()))[1:] for state in (kept, lost)]
     assert np.array_equal(rows[1], start(2).astype(np.float32).reshape(-1))
     assert np.abs(rows[0] - rows[1]).max() > 0.01
 

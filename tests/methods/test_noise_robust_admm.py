@@ -246,8 +246,8 @@ def test_a_device_that_left_pulls_to_what_it_sent_last() -> None:
     rest = [client for client in TASKS if client != "d5"]
     for _ in range(400):
         run.round(rest)
-    assert run.state.rows is not None
-    u = run.state.rows.whole().reshape(len(TASKS), N)[5]
+    assert run.state.memory is not None
+    u = run.state.memory.read()["d5"]
     a = np.asarray(sum(quadratic(c).a for c in rest)) + RHO * np.eye(N)
     b = np.asarray(sum(quadratic(c).b for c in rest)) + RHO * u
     assert close(run.s, np.linalg.solve(a, b), 1e-8)

@@ -143,6 +143,13 @@ class _MemorySink:
         return Vector.of(self.values)
 
 
+def written(values: Array, space: Space, dtype: str = "<f4") -> Vector:
+    """All of `values` at once as a new vector of that type; for what is whole in memory anyway."""
+    sink = space.sink(len(values), dtype)
+    sink.write(values.astype(dtype, copy=False))
+    return sink.finish()
+
+
 def blocks(size: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
     """Ranges that cover 0..size, `block` values at a time."""
     for start in range(0, size, block):

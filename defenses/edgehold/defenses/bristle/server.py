@@ -8,7 +8,7 @@ import numpy as np
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
-from edgehold.core.vectors import Array, Schema, Space, Vector, finite_norm
+from edgehold.core.vectors import Array, Schema, Space, Vector, finite_norm, written
 from edgehold.defenses.bristle import listing
 from edgehold.defenses.bristle.codec import payload_digest
 from edgehold.defenses.bristle.sketch import sketch
@@ -65,8 +65,8 @@ class BristleServer:
         found = {one.client: payload_digest(one.update) for one in listed}
         sketches = [sketch(head, self._seed) for head in heads]
         after = State(
-            _written(mean, space),
-            _written(np.concatenate(sketches) if sketches else np.zeros(0), space),
+            written(mean, space),
+            written(np.concatenate(sketches) if sketches else np.zeros(0), space),
             found, number, seen, median,
         )  # fmt: skip
         return after, facts
@@ -105,12 +105,6 @@ class BristleServer:
             return listed
         drawn = stream(self._seed, "bristle", "listing", number).permutation(len(listed))[:limit]
         return [listed[place] for place in sorted(drawn.tolist())]
-
-
-def _written(values: Array, space: Space) -> Vector:
-    sink = space.sink(len(values))
-    sink.write(values.astype("<f4"))
-    return sink.finish()
 
 
 def server_side(settings: Settings, schema: Schema, seed: int) -> BristleServer:

@@ -12,7 +12,7 @@ import numpy as np
 from edgehold.core.anomaly import Detector, Doubles, Reading, orthonormal, shape_of
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError, WrongShape
-from edgehold.core.vectors import Array, FloatArray, Schema, Space, Vector
+from edgehold.core.vectors import Array, FloatArray, Schema, Space, Vector, written
 from edgehold.defenses.fedpca import subspace
 from edgehold.defenses.fedpca.state import (
     ANSWERS,
@@ -28,9 +28,8 @@ from edgehold.defenses.fedpca.state import (
     Update,
     edges,
 )
+from edgehold.defenses.memory import Memory, Rows
 
-Rows = dict[str, Doubles]
-"""Client -> what it said last, its weight first."""
 CONSTANT = 1e-12
 """A column whose variance is below this share of its mean square is constant, and gets width 1."""
 
@@ -58,7 +57,11 @@ class FedPcaServer:
         """The same for everyone; in the phase "subspace" with means and widths as long as somebody has not worked with them."""
         phase, parts = self._settings.phase(state.closed + 1), self._parts(state)
         mean, width, basis = (parts[name] if phase != "standardise" else None for name in ("mean", "width", "subspace"))
-        if phase == "subspace" and state.phase == phase and set(cohort.clients) <= set(_names(state)):
+        if (
+            phase == "subspace"
+            and state.phase == phase
+            and set(cohort.clients) <= set(state.memory.names if state.memory else ())
+        ):
             mean = width = None
         if basis is not None:
             basis = self._sendable(basis)
@@ -73,7 +76,7 @@ class FedPcaServer:
         """The model after the round. Answers to another phase, which no honest device gives, are left out and counted."""
         phase, parts = self._settings.phase(state.closed + 1), self._parts(state)
         fitting = [one for one in updates if isinstance(one.update, ANSWERS[phase])]
-        before = _rows(state) if state.phase == phase else {}
+        before = state.memory.read() if state.memory and state.phase == phase else {}
         facts: Facts = {"updates_misplaced": float(len(updates) - len(fitting))}
         rows = before | {one.client: self._row(one, before, parts) for one in fitting}
         if fitting:
@@ -89,23 +92,15 @@ class FedPcaServer:
 
     def pack(self, state: State) -> Packed:
         """Model and what is remembered of whom."""
-        blobs = {"model": state.model.blob}
-        if state.clients is not None and state.rows is not None:
-            blobs |= {"clients": state.clients.blob, "rows": state.rows.blob}
+        blobs = {"model": state.model.blob} | (state.memory.blobs() if state.memory else {})
         return Packed(blobs, {"closed": state.closed, "phase": state.phase})
 
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
         if "model" not in packed.blobs:
             raise ConfigError(f"stored state has {sorted(packed.blobs)}; a model is missing")
-        known = "rows" in packed.blobs
-        return State(
-            Vector(packed.blobs["model"]),
-            int(packed.scalars["closed"]),
-            str(packed.scalars["phase"]),
-            Vector(packed.blobs["clients"], "u1") if known else None,
-            Vector(packed.blobs["rows"], "<f8") if known else None,
-        )
+        blobs, scalars = packed.blobs, packed.scalars
+        return State(Vector(blobs["model"]), int(scalars["closed"]), str(scalars["phase"]), Memory.stored(blobs))
 
     # ---- the phases: rows and this round's updates to new tensors and facts
 
@@ -173,16 +168,7 @@ class FedPcaServer:
         return orthonormal(basis.astype(np.float64))[0].astype(np.float32)
 
     def _state(self, closed: int, phase: str, rows: Rows, parts: Mapping[str, Array], space: Space) -> State:
-        model = space.sink(self._schema.size)
-        model.write(self._schema.flatten(parts))
-        if not rows:
-            return State(model.finish(), closed, phase)
-        names = np.frombuffer("\n".join(sorted(rows)).encode(), dtype=np.uint8)
-        clients, table = space.sink(len(names), "u1"), np.concatenate([rows[name] for name in sorted(rows)])
-        clients.write(names)
-        numbers = space.sink(len(table), "<f8")
-        numbers.write(table)
-        return State(model.finish(), closed, phase, clients.finish(), numbers.finish())
+        return State(written(self._schema.flatten(parts), space), closed, phase, Memory.of(rows, space))
 
 
 def quantile(shares: Doubles, level: float) -> float:
@@ -196,15 +182,6 @@ def quantile(shares: Doubles, level: float) -> float:
     at = min(int(np.searchsorted(rising[1:], wanted)), len(shares) - 1)
     part = (wanted - rising[at]) / shares[at] if shares[at] > 0 else 0.0
     return float(bounds[at] + min(max(part, 0.0), 1.0) * (bounds[at + 1] - bounds[at]))
-
-
-def _names(state: State) -> list[str]:
-    return bytes(state.clients.whole()).decode().split("\n") if state.clients is not None else []
-
-
-def _rows(state: State) -> Rows:
-    names = _names(state)
-    return dict(zip(names, state.rows.whole().reshape(len(names), -1), strict=True)) if state.rows is not None else {}
 
 
 def _mean(rows: Rows) -> Doubles:

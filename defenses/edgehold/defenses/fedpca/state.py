@@ -10,6 +10,7 @@ import numpy as np
 from edgehold.core.anomaly import Doubles, Reading
 from edgehold.core.config import Config
 from edgehold.core.vectors import Array, FloatArray, Vector
+from edgehold.defenses.memory import Memory
 
 PHASES = ("standardise", "subspace", "threshold")
 ORTHONORMAL = 1e-4
@@ -132,12 +133,11 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """model: the flat weights, float32; closed: rounds behind us; clients: who has answered in the phase of `phase`, in
-    ascending order, as text, one id a line; rows: what each of them said last, float64, its weight first.
+    """model: the flat weights, float32; closed: rounds behind us; memory: what each client said last in the phase of
+    `phase`, its weight first.
     """
 
     model: Vector
     closed: int = 0
     phase: str = ""
-    clients: Vector | None = None
-    rows: Vector | None = None
+    memory: Memory | None = None

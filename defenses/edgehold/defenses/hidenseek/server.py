@@ -6,7 +6,7 @@ import numpy as np
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import FloatArray, Schema, Space, Vector
+from edgehold.core.vectors import FloatArray, Schema, Space, Vector, written
 from edgehold.defenses.hidenseek.packing import mask_and_counts_bytes, read, unpack_bits, write
 from edgehold.defenses.hidenseek.state import (
     Bits,
@@ -82,9 +82,8 @@ class HideNseekServer:
         """The fixed weights with the signs (or without those) that the votes say."""
         mask, counts = self._read(state)
         signs = signs_of(counts, state.voters) if state.voters else np.ones(self._kept, dtype=bool)
-        sink = space.sink(self._schema.size)
-        sink.write(voted(weights_of(self._seed, self._layers, mask), mask, signs, self._settings.values == "mask"))
-        return sink.finish()
+        fixed = weights_of(self._seed, self._layers, mask)
+        return written(voted(fixed, mask, signs, self._settings.values == "mask"), space)
 
     def pack(self, state: State) -> Packed:
         """Mask and votes, and how many voted."""

@@ -8,7 +8,7 @@ from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.hyper import dense, initial
 from edgehold.core.rng import stream
-from edgehold.core.vectors import Schema, Space, Tensor, Vector
+from edgehold.core.vectors import Schema, Space, Tensor, Vector, written
 from edgehold.defenses.baselines.fedavg.server import FedAvgServer
 from edgehold.defenses.hyperfl.state import SPREAD, Order, Settings, State, Training, Update, layout_of
 
@@ -40,9 +40,8 @@ class HyperFLServer:
     def close(self, state: State, updates: Sequence[Weighted[Update]], space: Space) -> tuple[State, Facts]:
         """phi after one step by the combined change; `ConfigError` when the rule cannot work with so few updates."""
         phi, facts = self._fold.close(state.phi, updates, space)
-        sink = space.sink(state.rest.size)  # once more, so that whoever keeps the state finds all of it in the space
-        sink.write(state.rest.whole())
-        return State(phi, sink.finish()), facts
+        # Once more, so that whoever keeps the state finds all of it in the space.
+        return State(phi, written(state.rest.whole(), space)), facts
 
     def weights(self, state: State, space: Space) -> Vector:
         """No global model exists. These are the weights that phi generates from a public embedding, drawn from the run's seed,

@@ -9,7 +9,8 @@ import numpy as np
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
-from edgehold.core.vectors import Schema, Space, Vector
+from edgehold.core.vectors import Schema, Space, Vector, written
+from edgehold.defenses.memory import Memory, Rows
 from edgehold.defenses.noise_robust_admm.link import sent
 from edgehold.defenses.noise_robust_admm.state import Doubles, Order, Settings, State, Training, Update
 
@@ -52,7 +53,7 @@ class AdmmServer:
     def close(self, state: State, updates: Sequence[Weighted[Update]], space: Space) -> tuple[State, Facts]:
         """The new mean, in the order of client ids. Without a single update nothing changes but the count."""
         said = {one.client: one.update.u.whole().astype(np.float64) for one in updates}
-        rows = _rows(state) | said if self._memory else {}
+        rows = (state.memory.read() if state.memory else {}) | said if self._memory else {}
         of = rows if self._memory else said
         if not of:
             return replace(state, closed=state.closed + 1), {}
@@ -72,40 +73,20 @@ class AdmmServer:
     def pack(self, state: State) -> Packed:
         """Everything: a lost s or a lost row would change the answer for good."""
         blobs = {"model": state.model.blob, "s": state.s.blob, "before": state.before.blob}
-        if state.clients is not None and state.rows is not None:
-            blobs |= {"clients": state.clients.blob, "rows": state.rows.blob}
+        blobs |= state.memory.blobs() if state.memory else {}
         return Packed(blobs, {"closed": state.closed, "unit": state.unit})
 
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
         blobs = packed.blobs
-        known = (Vector(blobs["clients"], "u1"), Vector(blobs["rows"], "<f8")) if "rows" in blobs else (None, None)
         s, before = Vector(blobs["s"], "<f8"), Vector(blobs["before"], "<f8")
         unit = float(packed.scalars["unit"])
-        return State(Vector(blobs["model"]), int(packed.scalars["closed"]), s, before, known[0], known[1], unit)
+        return State(Vector(blobs["model"]), int(packed.scalars["closed"]), s, before, Memory.stored(blobs), unit)
 
-    def _state(self, old: State, s: Doubles, rows: Mapping[str, Doubles], unit: float, space: Space) -> State:
-        model = _kept(s.astype(np.float32), "<f4", space)
-        clients = table = None
-        if rows:
-            names = sorted(rows)
-            clients = _kept(np.frombuffer("\n".join(names).encode(), dtype=np.uint8), "u1", space)
-            table = _kept(np.concatenate([rows[name] for name in names]), "<f8", space)
-        before = _kept(old.s.whole(), "<f8", space)
-        return State(model, old.closed + 1, _kept(s, "<f8", space), before, clients, table, unit)
-
-
-def _kept(values: Doubles, dtype: str, space: Space) -> Vector:
-    sink = space.sink(len(values), dtype)
-    sink.write(values)
-    return sink.finish()
-
-
-def _rows(state: State) -> dict[str, Doubles]:
-    if state.clients is None or state.rows is None:
-        return {}
-    names = bytes(state.clients.whole()).decode().split("\n")
-    return dict(zip(names, state.rows.whole().reshape(len(names), -1), strict=True))
+    def _state(self, old: State, s: Doubles, rows: Rows, unit: float, space: Space) -> State:
+        before = written(old.s.whole(), space, "<f8")
+        memory = Memory.of(rows, space)
+        return State(written(s, space), old.closed + 1, written(s, space, "<f8"), before, memory, unit)
 
 
 def _unit(said: Sequence[float]) -> float:

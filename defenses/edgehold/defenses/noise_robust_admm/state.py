@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgehold.core.config import Config
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Vector
+from edgehold.defenses.memory import Memory
 
 Doubles: TypeAlias = NDArray[np.float64]
 
@@ -117,15 +118,13 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """model: the estimate, float32. closed: rounds behind us. s, before: (n,) float64, mean of the last two rounds. clients,
-    rows: who has answered, one id a line, in ascending order, and what each of them sent last, (K, n) float64; the forms with
-    memory only. unit: what rho counts in; 0 while no device has said so.
+    """model: the estimate, float32. closed: rounds behind us. s, before: (n,) float64, mean of the last two rounds. memory:
+    what each device sent last, (n,); the forms with memory only. unit: what rho counts in; 0 while no device has said so.
     """
 
     model: Vector
     closed: int
     s: Vector
     before: Vector
-    clients: Vector | None = None
-    rows: Vector | None = None
+    memory: Memory | None = None
     unit: float = 1.0
