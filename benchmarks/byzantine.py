@@ -6,8 +6,6 @@ sets them apart. Harm: distance of the rule's result from the honest mean, both 
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import ROOT, Options, Row, load_average
+from benchmarks.frame import ROOT, Options, Row, load_average, measured_alone
 from benchmarks.rules import environment
-from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array
 
 NAME = "byzantine"
@@ -52,14 +49,16 @@ def rows(options: Options) -> Iterator[Row]:
         load = load_average()
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             place = Path(folder)
-            found = _run([sys.executable, "-m", "benchmarks.byzantine", attack, rule, str(values), folder if peer else ""])
+            found = measured_alone(
+                [sys.executable, "-m", "benchmarks.byzantine", attack, rule, str(values), folder if peer else ""]
+            )
             target = LIMIT_S if rule == RULE and attack in PEERS and not options.quick else None
             note = f"processor; n = {HONEST + LIARS}, f = {LIARS}, {values:,} values; harm {found['harm']:.4g}"
             yield Row(work, found["seconds"], "s", target, found["pass"], load, note + "; limit: mean and deviation")
             if peer:
                 here = Path(__file__).with_name("byzantine_peer.py")
                 ask = [str(python), str(here), peer, str(place / "x.npy"), str(place / "lie.npy"), str(LIARS)]
-                seconds = _run(ask)["seconds"]
+                seconds = measured_alone(ask)["seconds"]
                 harm = harm_of(np.load(place / "x.npy"), np.load(place / "lie.npy"), rule)
                 times = f"ByzFL {seconds:.3g} s: {seconds / found['seconds']:.0f} times more"
                 yield Row(f"share of ByzFL's time, {work}", 100 * found["seconds"] / seconds, "%", None, None, load, times)
@@ -113,15 +112,6 @@ def measure(name: str, rule: str, values: int, folder: str) -> dict[str, float]:
     if folder:
         np.save(Path(folder) / "x.npy", x)
     return {"seconds": median(seconds), "pass": median(passes), "harm": harm_of(x, lie, rule)}
-
-
-def _run(command: list[str]) -> dict[str, float]:
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | one)
-    if done.returncode:
-        raise ConfigError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 if __name__ == "__main__":

@@ -99,6 +99,16 @@ def find(name: str) -> Benchmark:
     return cast(Benchmark, import_module(f"benchmarks.{name}"))
 
 
+def measured_alone(command: list[str]) -> dict[str, float]:
+    """What a measurement in a process of its own, with one thread for arithmetic, printed last: numbers as JSON."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | one)
+    if done.returncode:
+        raise ConfigError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
 def load_average() -> float:
     """Runnable processes over the last minute."""
     return round(os.getloadavg()[0], 2)

@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import ROOT, Options, Row, load_average
+from benchmarks.frame import ROOT, Options, Row, load_average, measured_alone
 from benchmarks.rules_peer import resident
-from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, Vector, blocks
 
 NAME = "rules"
@@ -80,7 +79,7 @@ def rows(options: Options) -> Iterator[Row]:
         if not options.wants(work):
             continue
         load = load_average()
-        found = _run([sys.executable, "-m", "benchmarks.rules", json.dumps(asdict(case)), str(values)])
+        found = measured_alone([sys.executable, "-m", "benchmarks.rules", json.dumps(asdict(case)), str(values)])
         one = found["pass"]
         wanted = few or case  # tiny rows have no targets
         target = wanted.passes * one if wanted.passes is not None else wanted.seconds
@@ -89,7 +88,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield Row(f"memory, {work}", found["memory"], "MiB", wanted.memory, None, load, "growth beyond the updates")
         if python is not None and case.peer:
             here = Path(__file__).with_name("rules_peer.py")
-            peer = _run([str(python), str(here), case.peer, str(case.n), str(case.f), str(values), "2"])
+            peer = measured_alone([str(python), str(here), case.peer, str(case.n), str(case.f), str(values), "2"])
             share = 100 * found["seconds"] / peer["seconds"]
             note = f"ByzFL {peer['seconds']:.3g} s, {peer['memory']:.0f} MiB: {100 / share:.1f} times less"
             if wanted.less is not None:
@@ -108,15 +107,6 @@ def environment(options: Options) -> Path:
         subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER], check=True)
         done.touch()
     return python
-
-
-def _run(command: list[str]) -> dict[str, float]:
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | one)
-    if done.returncode:
-        raise ConfigError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 class _Discard:
