@@ -1,16 +1,14 @@
 """Bristle: the server and every device die in the middle of a run, and come to the heads of one process."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.deaths import everybody_dies
 
-from edgehold.attacks.testbed import Federation, eventually
+from edgehold.attacks.testbed import Federation
 from edgehold.client.data import frozen
-from edgehold.core.crashpoints import EXIT_CODE, VARIABLE
-from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
@@ -57,30 +55,6 @@ def model(name: str) -> bytes:
 @pytest.mark.parametrize("point", RUNS)
 def test_the_server_and_every_device_die(bed: Federation, point: str, tmp_path: Path) -> None:
     name = f"heads-{point.partition(':')[0].replace('_', '-')}"
-    bed.daemon.stop(9)
-    bed.start_server({VARIABLE: point})
-    for client, death in RUNS[point].items():
-        bed.clients[client].stop(9)
-        bed.start_client(client, {VARIABLE: death})
-    bed.wait_connected(3)
-    with contextlib.suppress(FlError):
-        bed.submit(plan(name))
-    fallen: set[str] = set()
-    while len(fallen) < 4:  # whoever falls is helped up, until each has fallen once
-
-        def found() -> str:
-            down = [client for client in CLIENTS if client not in fallen and not bed.clients[client].alive]
-            return next(iter(down), "server" if "server" not in fallen and not bed.daemon.alive else "")
-
-        victim = eventually(found, 60.0, "the next death")
-        fallen.add(victim)
-        if victim == "server":
-            assert bed.daemon.wait() == EXIT_CODE
-            bed.start_server()
-        else:
-            assert bed.clients[victim].wait() == EXIT_CODE
-            bed.start_client(victim)
-    eventually(lambda: bed.info(name).state in ("finished", "failed"), 60.0, f"the end of {name}")
-    info = bed.info(name)
+    info = everybody_dies(bed, name, plan(name), point, RUNS[point])
     assert (info.state, info.error, info.rounds_done) == ("finished", "", 4)
     assert info.model_digest == model(name)

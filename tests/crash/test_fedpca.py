@@ -1,16 +1,14 @@
 """FedPCA, whose devices keep a dual and whose server mirrors it: both sides die, and neither is a round ahead of the other."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.deaths import everybody_dies
 from tests.support.normal_records import ENTRY, options
 
-from edgehold.attacks.testbed import Federation, eventually
+from edgehold.attacks.testbed import Federation
 from edgehold.client.data.anomaly import make_task
-from edgehold.core.crashpoints import EXIT_CODE, VARIABLE
-from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
@@ -47,31 +45,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 @pytest.mark.parametrize(("point", "deaths"), DEATHS, ids=[point.partition(":")[0] for point, _ in DEATHS])
 def test_the_server_and_every_device_die(bed: Federation, point: str, deaths: dict[str, str], tmp_path: Path) -> None:
     name = point.partition(":")[0].replace("_", "-")
-    bed.daemon.stop(9)
-    bed.start_server({VARIABLE: point})
-    for client, death in deaths.items():
-        bed.clients[client].stop(9)
-        bed.start_client(client, {VARIABLE: death})
-    bed.wait_connected(3)
-    with contextlib.suppress(FlError):
-        bed.submit(plan(name))
-    fallen: set[str] = set()
-    while len(fallen) < 4:  # whoever falls is helped up, until each has fallen once
-
-        def found() -> str:
-            down = [client for client in CLIENTS if client not in fallen and not bed.clients[client].alive]
-            return next(iter(down), "server" if "server" not in fallen and not bed.daemon.alive else "")
-
-        victim = eventually(found, 60.0, "the next death")
-        fallen.add(victim)
-        if victim == "server":
-            assert bed.daemon.wait() == EXIT_CODE
-            bed.start_server()
-        else:
-            assert bed.clients[victim].wait() == EXIT_CODE
-            bed.start_client(victim)
-    eventually(lambda: bed.info(name).state in ("finished", "failed"), 60.0, f"the end of {name}")
-    info = bed.info(name)
+    info = everybody_dies(bed, name, plan(name), point, deaths)
     assert (info.state, info.error, info.rounds_done) == ("finished", "", 6)
     tasks = {client: make_task(**options(tmp_path, i)) for i, client in enumerate(CLIENTS)}
     expected = engine.run(*parse_plan(plan(name), registry.method), tasks, make_task(**options(tmp_path, -1)))

@@ -1,17 +1,14 @@
 """FLORAL keeps its game on the device: both sides die, and the dual weights move once per round."""
 
-import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.deaths import help_up
+from tests.support.deaths import everybody_dies
 
-from edgehold.attacks.testbed import Federation, eventually
+from edgehold.attacks.testbed import Federation
 from edgehold.client.data import kernel
-from edgehold.core.crashpoints import VARIABLE
-from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
@@ -47,16 +44,10 @@ def model(name: str, rounds: int, folder: Path) -> bytes:
 def test_the_server_and_every_device_die(point: str, tmp_path: Path) -> None:
     name = point.partition(":")[0].replace("_", "-")
     with Federation(tmp_path / "bed", tasks={"digits": (ENTRY, options(-1))}) as bed:
-        bed.start_server({VARIABLE: point})
+        bed.start_server()
         for index, client in enumerate(CLIENTS):
             bed.add_client(client, {"digits": (ENTRY, options(index))})
-            bed.start_client(client, {VARIABLE: DEATHS[client]})
-        bed.wait_connected(3)
-        with contextlib.suppress(FlError):
-            bed.submit(PLAN.format(name=name, rounds=3))
-        help_up(bed, CLIENTS)
-        eventually(lambda: bed.info(name).state in ("finished", "failed"), 60.0, f"the end of {name}")
-        info = bed.info(name)
+        info = everybody_dies(bed, name, PLAN.format(name=name, rounds=3), point, DEATHS)
     assert (info.state, info.error, info.rounds_done) == ("finished", "", 3)
     assert info.model_digest == model(name, 3, tmp_path)
     assert info.model_digest != model(name, 2, tmp_path), "control: every round moves the head"

@@ -1,18 +1,15 @@
 """Methods that vote, with PyTorch on the devices: both sides die, and the votes of every round count once."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.deaths import help_up
+from tests.support.deaths import everybody_dies
 
-from edgehold.attacks.testbed import Federation, eventually
+from edgehold.attacks.testbed import Federation
 from edgehold.client.data import tasks
-from edgehold.core.crashpoints import VARIABLE
-from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
@@ -62,16 +59,6 @@ def model(name: str, method: str, folder: Path) -> bytes:
 @pytest.mark.parametrize(("method", "point"), [("frl", "receipt_journaled:5"), ("hidenseek", "summed:2")])
 def test_the_server_and_every_device_die(bed: Federation, method: str, point: str, tmp_path: Path) -> None:
     name = f"{method}-{point.partition(':')[0].replace('_', '-')}"
-    bed.daemon.stop(9)
-    bed.start_server({VARIABLE: point})
-    for client, death in DEATHS.items():
-        bed.clients[client].stop(9)
-        bed.start_client(client, {VARIABLE: death})
-    bed.wait_connected(3)
-    with contextlib.suppress(FlError):
-        bed.submit(plan(name, method))
-    help_up(bed, CLIENTS)
-    eventually(lambda: bed.info(name).state in ("finished", "failed"), 60.0, f"the end of {name}")
-    info = bed.info(name)
+    info = everybody_dies(bed, name, plan(name, method), point, DEATHS)
     assert (info.state, info.error, info.rounds_done) == ("finished", "", 3)
     assert info.model_digest == model(name, method, tmp_path)

@@ -35,6 +35,9 @@ budget = 2
 steps = 4
 """
 
+DIRECT = PLAN.replace("budget = 2\n", "") + '[peers]\npath = "direct"\n'
+"""Each reads all three others, from themselves."""
+
 
 def options(index: int) -> dict[str, Any]:
     return {"device_index": index, "devices": DEVICES, "seed": 3, "width": 64}
@@ -75,3 +78,24 @@ def test_heads_by_the_server_give_the_heads_of_one_process(tmp_path: Path) -> No
         assert kept(heads[client])[0] == store.local(client), "each device's own head is the product"
         assert "letter_left_out" not in logs[client]
         assert logs[client].count("letters_wanted=2 letters_had=2") == (0 if client == LIAR else ROUNDS - 1)
+
+
+def test_heads_by_their_senders_give_the_model_of_one_process(tmp_path: Path) -> None:
+    with Federation(tmp_path / "bed", tasks={"digits": (ENTRY, options(-1))}) as bed:
+        bed.start_server()
+        for index in range(DEVICES):
+            bed.add_client(f"dev-{index}", {"digits": (ENTRY, options(index))})
+            config = bed.folder / f"dev-{index}" / "client.toml"
+            config.write_text(config.read_text() + '[peers]\nlisten = "127.0.0.1:0"\n', encoding="utf-8")
+            bed.start_client(f"dev-{index}")
+        bed.wait_connected(DEVICES)
+        info = bed.run(DIRECT)
+        assert info.state == "finished", info
+        logs = [(bed.folder / f"dev-{index}.log").read_text() for index in range(DEVICES)]
+    devices = {f"dev-{index}": frozen.make_task(**options(index)) for index in range(DEVICES)}
+    expected = engine.run(*parse_plan(DIRECT, registry.method), devices, frozen.make_task(**options(-1)))
+    assert info.model_digest == expected.digest
+    assert info.latest.facts["accuracy"] == expected.rounds[-1]["accuracy"]
+    for log in logs:
+        assert "letter_left_out" not in log
+        assert log.count("letters_had=3 letters_direct=3") == ROUNDS - 1

@@ -1,18 +1,16 @@
 """Noise-robust ADMM over mutual TLS, on devices without PyTorch, gives the solution of one process; deaths change nothing."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.support import small_device, three_devices
+from tests.support.deaths import everybody_dies
 from tests.support.three_devices import DEVICES
 
-from edgehold.attacks.testbed import Federation, eventually
+from edgehold.attacks.testbed import Federation
 from edgehold.client.data.linear import synthetic
-from edgehold.core.crashpoints import EXIT_CODE, VARIABLE
-from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.server import engine
@@ -63,30 +61,6 @@ def test_the_network_gives_the_solution_of_one_process(bed: Federation, form: st
 @pytest.mark.slow
 def test_the_server_and_every_device_die(bed: Federation) -> None:
     name = "deaths"
-    bed.daemon.stop(9)
-    bed.start_server({VARIABLE: POINT})
-    for client, death in DEATHS.items():
-        bed.clients[client].stop(9)
-        bed.start_client(client, {VARIABLE: death})
-    bed.wait_connected(DEVICES)
-    with contextlib.suppress(FlError):
-        bed.submit(plan(name, "anchored"))
-    fallen: set[str] = set()
-    while len(fallen) < 4:  # whoever falls is helped up, until each has fallen once
-
-        def found() -> str:
-            down = [client for client in DEATHS if client not in fallen and not bed.clients[client].alive]
-            return next(iter(down), "server" if "server" not in fallen and not bed.daemon.alive else "")
-
-        victim = eventually(found, 60.0, "the next death")
-        fallen.add(victim)
-        process = bed.daemon if victim == "server" else bed.clients[victim]
-        assert process.wait() == EXIT_CODE
-        if victim == "server":
-            bed.start_server()
-        else:
-            bed.start_client(victim)
-    eventually(lambda: bed.info(name).state in ("finished", "failed"), 60.0, f"the end of {name}")
-    info = bed.info(name)
+    info = everybody_dies(bed, name, plan(name, "anchored"), POINT, DEATHS)
     assert (info.state, info.error, info.rounds_done) == ("finished", "", 4)
     assert info.model_digest == model(name, "anchored")
