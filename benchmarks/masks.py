@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import process_time
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from cryptography import x509
@@ -30,6 +31,9 @@ from edgehold.core.masks.noise import SharedNoise
 from edgehold.core.masks.terms import CipherName, Terms, dropouts_withstood
 from edgehold.core.vectors import BLOCK, Array, Bytes
 from edgehold.server.identity.ca import CertificateAuthority
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NAME = "masks"
 SUMMARY = "masked sums: processor time of a device and of the collecting side, upload beside payload"
@@ -141,9 +145,9 @@ def _play(people: _People, entries: int, cipher: CipherName, seed: int) -> _Play
     terms, steps = _terms(people, entries, cipher, value), dict[str, float]()
     measured = people.persons[len(people.persons) // 2].name
 
-    def timed(who: str, step: str, work: Callable[[], object]) -> object:
+    def timed(who: str, step: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         began = process_time()
-        found = work()
+        found = work(*args, **kwargs)
         if who == measured:
             steps[step] = steps.get(step, 0.0) + process_time() - began
         return found
@@ -156,23 +160,22 @@ def _play(people: _People, entries: int, cipher: CipherName, seed: int) -> _Play
 
     clients: dict[str, MaskClient] = {}
     for one in people.persons:
-        clients[one.name] = timed(one.name, "advertise", lambda one=one: begin(one))  # type: ignore[assignment, misc]
+        clients[one.name] = timed(one.name, "advertise", begin, one)
     gathering = Gathering(terms, value, [Entrant(who) for who in clients])
     for found in clients.values():
         gathering.add(found.advert, people.roots, NOW_S)
     (roster,) = gathering.close()
     group = MaskGroup(roster)
     for who, found in clients.items():
-        group.share(who, timed(who, "share", lambda found=found: found.share(roster, NOW_S)))  # type: ignore[arg-type, misc]
+        group.share(who, timed(who, "share", found.share, roster, NOW_S))
     group.close_shares()
     chance = np.random.default_rng(seed)
     vectors = {who: chance.integers(0, LARGEST, entries, dtype=np.int64) for who in clients}
     uploads: dict[str, Bytes] = {}
     for who, found in clients.items():
-        boxes = group.boxes_for(who)
-        timed(who, "receive", lambda found=found, boxes=boxes: found.receive(boxes))  # type: ignore[misc]
+        timed(who, "receive", found.receive, group.boxes_for(who))
         whole = np.empty(4 * entries, np.uint8)
-        timed(who, "mask", lambda found=found, who=who, whole=whole: _masked(found, vectors[who], whole))  # type: ignore[misc]
+        timed(who, "mask", _masked, found, vectors[who], whole)
         uploads[who] = Bytes(whole.data)
     collected = {}
     before = {who: found.dump() for who, found in clients.items()}

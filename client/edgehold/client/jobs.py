@@ -10,33 +10,28 @@ import hashlib
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-
-import grpc
 
 from edgehold.client.accounts import Accounts
 from edgehold.client.assignment import key_of, verify
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
+from edgehold.client.link import Link
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.peers import Peers
 from edgehold.client.policy import Policy, PolicyFile
-from edgehold.client.relaying import SERVICE as MAILBOX
-from edgehold.client.transfer import SERVICE, Upload, download, statement_of
+from edgehold.client.refusals import for_the_log, for_the_server, names
+from edgehold.client.transfer import Upload, download, statement_of
 from edgehold.client.worker import Begun, Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.crashpoints import reach
 from edgehold.core.errors import (
-    BudgetSpent,
     Busy,
-    ConfigError,
     Corrupted,
     FlError,
     JournalError,
-    LedgerRolledBack,
     PolicyRefused,
     RejectedUpdate,
     Stale,
@@ -44,32 +39,13 @@ from edgehold.core.errors import (
 )
 from edgehold.core.logs import event, peer_text
 from edgehold.proto.channel import Stub
-from edgehold.proto.strict import TEXT_LIMIT
-from edgehold.proto.v1 import control_pb2
 from edgehold.proto.v1.control_pb2 import DeclineRequest, DeclineResponse, TaskAssignment, TaskId
 
 log = logging.getLogger("edgehold.client.jobs")
 
-CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 JOBS_AT_ONCE = 16
 """Tasks a device holds at the same time, over all runs."""
 DECLINE_TIMEOUT_S = 10.0
-_HIDDEN: dict[type[FlError], str] = {
-    ConfigError: "the device has no working task or method of that name; its own log says more",
-    BudgetSpent: "the privacy budget of the data does not allow this round",
-    LedgerRolledBack: "the device's privacy ledger is older than one it showed before",
-}
-"""What a server is told instead of the message."""
-
-
-class Link:
-    """A channel and its stubs."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
-        self.control = Stub(channel, CONTROL)
-        self.transfer = Stub(channel, SERVICE)
-        self.mailbox = Stub(channel, MAILBOX)
 
 
 @dataclass(eq=False)
@@ -142,7 +118,7 @@ class Jobs:
     def cancelled(self, task: TaskId, reason: str) -> None:
         """The server takes a task back."""
         job = self._jobs.get(key_of(task))
-        event(log, logging.INFO, "task_cancelled", reason=peer_text(reason), known=job is not None, **_names(task))
+        event(log, logging.INFO, "task_cancelled", reason=peer_text(reason), known=job is not None, **names(task))
         if job is not None:
             job.cancel()
 
@@ -244,7 +220,7 @@ class Jobs:
         # The policy again: making the task may have taken long, and the owner's last word counts.
         policy = self._allow(assignment)
         entry = await asyncio.to_thread(self._keep.receive, job.key, bare.SerializeToString(), policy.rounds_per_day)
-        event(log, logging.INFO, "task_received", state=entry.state, method=assignment.method, **_names(assignment.id))
+        event(log, logging.INFO, "task_received", state=entry.state, method=assignment.method, **names(assignment.id))
         reach("task_received")
         if entry.state in ("acknowledged", "dropped"):
             await self._again(entry, assignment)
@@ -277,7 +253,7 @@ class Jobs:
         reach("trained_not_stored")
         seconds = round(time.monotonic() - began, 3)
         parcel = await asyncio.to_thread(self._store, job, done)
-        event(log, logging.INFO, "trained", seconds=seconds, bytes=parcel.length, **_names(assignment.id), **done.facts)
+        event(log, logging.INFO, "trained", seconds=seconds, bytes=parcel.length, **names(assignment.id), **done.facts)
         reach("stored_not_sent")
         return parcel
 
@@ -329,7 +305,7 @@ class Jobs:
             except JournalError:
                 raise
             except FlError as error:
-                _warn("update_dropped", error, assignment.id)
+                event(log, logging.WARNING, "update_dropped", **for_the_log(error), **names(assignment.id))
                 await self._end(self._keep.drop, entry.key)
 
         return work
@@ -351,7 +327,7 @@ class Jobs:
         try:
             receipt = await upload.run(resume=resume)
         except FlError as error:
-            _warn("update_refused", error, assignment.id)
+            event(log, logging.WARNING, "update_refused", **for_the_log(error), **names(assignment.id))
             await self._end(self._keep.drop, job.key)
             return
         job.settled = True
@@ -360,7 +336,7 @@ class Jobs:
         reach("recorded")
         await asyncio.to_thread(self._let_go, parcel)
         seconds = round(time.monotonic() - began, 3)
-        event(log, logging.INFO, "acknowledged", sequence=receipt.sequence, seconds=seconds, **_names(assignment.id))
+        event(log, logging.INFO, "acknowledged", sequence=receipt.sequence, seconds=seconds, **names(assignment.id))
 
     def _transfer(self) -> Stub:
         return self._who()[1].transfer
@@ -404,28 +380,11 @@ class Jobs:
 
     def _refuse(self, task: TaskId, error: FlError) -> None:
         """Log why a task is not done, and tell the server."""
-        fields: dict[str, object] = {"code": error.code, "reason": peer_text(error.message)}
-        if error.__cause__ is not None:
-            # Where it happened, never what it said: an exception's text may quote private data.
-            frames = traceback.extract_tb(error.__cause__.__traceback__)[-3:]
-            fields["at"] = " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
-        event(log, logging.WARNING, "task_declined", **fields, **_names(task))
+        event(log, logging.WARNING, "task_declined", **for_the_log(error), **names(task))
         self.aside(self._decline(task, error))
 
     async def _decline(self, task: TaskId, error: FlError) -> None:
         """Tell the server not to wait for us; if it does not hear it, its deadline says the same."""
-        # What stands in client.toml and in the ledger is the owner's business.
-        hidden = next((said for kind, said in _HIDDEN.items() if isinstance(error, kind)), None)
-        reason = hidden or error.message
-        reason = peer_text(reason)[:TEXT_LIMIT]
         with contextlib.suppress(FlError):
-            request = DeclineRequest(id=task, code=error.code, reason=reason)
+            request = DeclineRequest(id=task, code=error.code, reason=for_the_server(error))
             await self._who()[1].control.unary("Decline", request, DeclineResponse, DECLINE_TIMEOUT_S)
-
-
-def _names(task: TaskId) -> dict[str, object]:
-    return {"run": peer_text(task.run), "round": task.round, "attempt": task.attempt}
-
-
-def _warn(what: str, error: FlError, task: TaskId) -> None:
-    event(log, logging.WARNING, what, code=error.code, reason=peer_text(error.message), **_names(task))

@@ -12,8 +12,9 @@ import grpc
 
 from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
-from edgehold.client.jobs import Jobs, Link
+from edgehold.client.jobs import Jobs
 from edgehold.client.keep import Keep
+from edgehold.client.link import Link
 from edgehold.client.policy import PolicyFile
 from edgehold.client.transfer import LONGEST_WAIT_S, Backoff, closing
 from edgehold.client.worker import TrainingThread

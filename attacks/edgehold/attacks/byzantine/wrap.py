@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -74,8 +74,7 @@ def delta_of(update: Any) -> Vector:
             f"this attack changes updates that carry a delta; {type(update).__qualname__} has none. "
             "Choose an attack on this method's own payload"
         )
-    found: Vector = getattr(update, "delta")  # noqa: B009  (its type says only that it is some dataclass)
-    return found
+    return cast(Vector, cast(Any, update).delta)
 
 
 def with_delta(update: Any, delta: Array) -> Any:

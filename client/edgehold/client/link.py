@@ -1,0 +1,20 @@
+"""The connection to the server: a channel and the stubs on it."""
+
+import grpc
+
+from edgehold.client.relaying import SERVICE as MAILBOX
+from edgehold.client.transfer import SERVICE as TRANSFER
+from edgehold.proto.channel import Stub
+from edgehold.proto.v1 import control_pb2
+
+CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
+
+
+class Link:
+    """A channel and its stubs."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.control = Stub(channel, CONTROL)
+        self.transfer = Stub(channel, TRANSFER)
+        self.mailbox = Stub(channel, MAILBOX)
