@@ -68,3 +68,15 @@ def test_an_adversarys_letter_is_read_like_any_other() -> None:
 
     lied = play(4, adversaries={"dev-3": lambda honest, client: Loud(honest)})
     assert lied.digest != play(4).digest
+
+
+def test_ids_of_clients_are_no_part_of_a_path(tmp_path: Path) -> None:
+    """Letters lie by their digests; virtual clients may be called anything."""
+    names = ["../up", "site/1", "/etc/none", "dev"]
+    tasks = {name: make_task(50, i) for i, name in enumerate(names)}
+    store = engine.Store(tmp_path / "run.sqlite")
+    engine.run(*parse_plan(plan("letters", 3, 4), registry.method), tasks, store=store)
+    kept = store.kept()
+    assert kept is not None
+    assert len(kept.rounds) == 3
+    assert sorted(store.letters()) == sorted(names)

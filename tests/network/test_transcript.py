@@ -107,4 +107,9 @@ def test_what_is_no_transcript_or_of_another_run_is_refused(tmp_path: Path) -> N
         engine.run(*other, devices, transcript=(path, ()))
     recorded = Recorded.open(path)
     assert [one.round for one in recorded.entries((1,), ("dev-0", "dev-2"))] == [1, 1]
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM orders WHERE round=2")
+    db.close()
+    with pytest.raises(ConfigError, match="round 2 has updates and no order"):
+        list(recorded.entries())
     recorded.close()

@@ -1,5 +1,6 @@
 """What virtual devices sent in the last round, as files that every process reads: for methods whose devices read each other."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from edgehold.core.vectors import Bytes, Schema
 
 
 class Letters:
-    """One file for each sender of the last committed round. folder: where they lie."""
+    """The updates of the last committed round, each a file named by its SHA-256. folder: where they lie."""
 
     def __init__(self, first: Mapping[str, bytes]) -> None:
         self._place = TemporaryDirectory(prefix="edgehold-letters-")
@@ -23,8 +24,8 @@ class Letters:
         """The next round reads these."""
         for path in Path(self.folder).iterdir():
             path.unlink()
-        for sender, data in letters.items():
-            (Path(self.folder) / sender).write_bytes(data)
+        for data in letters.values():
+            (Path(self.folder) / hashlib.sha256(data).hexdigest()).write_bytes(data)
 
     def close(self) -> None:
         """Delete them."""
@@ -37,10 +38,7 @@ def read(
     """The chosen updates, decoded, in ascending order of senders; without those that are not what the order lists."""
     found = {}
     for sender in sorted(chosen):
-        data = (Path(folder) / sender).read_bytes()
-        if hashlib.sha256(data).digest() == listing[sender]:
-            try:
-                found[sender] = codec.decode_update(Container.split(Bytes(data)), schema)
-            except RejectedUpdate:
-                continue
+        with contextlib.suppress(FileNotFoundError, RejectedUpdate):
+            data = (Path(folder) / listing[sender].hex()).read_bytes()
+            found[sender] = codec.decode_update(Container.split(Bytes(data)), schema)
     return found

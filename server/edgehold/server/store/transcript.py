@@ -136,7 +136,9 @@ class Recorded:
         return str(self.plan.method["name"])
 
     def entries(self, rounds: Collection[int] = (), clients: Collection[str] = ()) -> Iterator[Entry]:
-        """Those of these rounds and clients; empty: all. `RejectedUpdate` for bytes that break the method's law."""
+        """Those of these rounds and clients; empty: all. `RejectedUpdate` for bytes that break the method's law,
+        `ConfigError` for updates without their order.
+        """
         table = {key: value for key, value in self.plan.method.items() if key != "name"}
         settings = convert(table, registry.method(self.method).settings, str(self.path), "method")
         codec = registry.codec(self.method, settings)
@@ -146,6 +148,10 @@ class Recorded:
             with self._db.reading() as db:
                 order = db.execute("SELECT header, body FROM orders WHERE round=?", (number,)).fetchone()
                 update = db.execute("SELECT header, body FROM updates WHERE round=? AND client=?", (number, client)).fetchone()
+            if order is None:
+                raise ConfigError(
+                    f"{self.path}: round {number} has updates and no order; it was cut or changed", field="transcript"
+                )
             yield Entry(
                 number, client, codec.decode_order(Payload(order[0], Bytes(order[1])), self.schema),
                 codec.decode_update(Payload(update[0], Bytes(update[1])), self.schema),
