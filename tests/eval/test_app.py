@@ -133,13 +133,13 @@ def test_refusals_are_one_line(plan: Path, arguments: Sequence[str], said: str) 
 
 
 def test_data_sets_are_loaded_once_for_all_clients(plan: Path) -> None:
-    from edgehold.attacks.eval import data
+    from edgehold.attacks.eval import dealt
     from edgehold.client.data import tasks
 
     arguments = ("--task", "edgehold.client.data.tasks:make_task", "--option", "dataset=digits", "--option", 'model="mlp"')
-    data._deal.cache_clear()
+    dealt._kept.cache_clear()
     found = json.loads(fl_eval("simulate", plan, "--clients", "6", *arguments, "--json").stdout)
-    assert data._deal.cache_info().misses == 1
+    assert dealt._kept.cache_info().misses == 1
     # The same records for the same clients as the devices have.
     plain = {f"c{i:04}": tasks.make_task("digits", device_index=i, devices=6, model="mlp") for i in range(6)}
     own = tasks.make_task("digits", devices=6, model="mlp")

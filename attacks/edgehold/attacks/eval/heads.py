@@ -5,22 +5,17 @@ On a device of a test bed: task = "edgehold.attacks.eval.heads:make_task". Virtu
 copy does.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from edgehold.attacks.eval.dealt import deal_once
 from edgehold.attacks.poisoning.catalogue import Scene, poisoned
 from edgehold.client.data import kernel
-from edgehold.client.data.deal import Deal, deal
-from edgehold.core.errors import ConfigError
 from edgehold.defenses.floral.features import head_of
 from edgehold.defenses.floral.task import KernelTask
-
-_DEALT = ("partition", "alpha", "shards", "min_records", "scale", "seed", "verify", "data")
 
 
 def make_task(
@@ -47,9 +42,7 @@ def make_task(
     poison: a name of `edgehold.attacks.poisoning.catalogue`, "" for nobody; share: of the labels of each of the first `victims`
     devices (None: of all). The attacker trains the machine with the task's gamma and C = 10 on the device's clean labels.
     """
-    if unknown := sorted(set(how) - set(_DEALT)):
-        raise ConfigError(f"unknown option {unknown[0]!r}; allowed: {', '.join(_DEALT)}", field=unknown[0])
-    dealt = _deal(dataset, path, devices, json.dumps(how, sort_keys=True))
+    dealt = deal_once(dataset, path, devices, how)
     inputs = int(np.prod(dealt.split.train.shape))
     mapped = kernel.features_of(features, inputs, gamma, count, feature_seed, landmarks)
     if device_index is None or device_index < 0:
@@ -67,8 +60,3 @@ def make_task(
 def flips_seed(seed: int, device: int) -> int:
     """Seed of one device's flips."""
     return (seed << 20) + device
-
-
-@lru_cache(maxsize=4)
-def _deal(dataset: str, path: str, devices: int, how: str) -> Deal:
-    return deal(dataset, path, devices=devices, **json.loads(how))
