@@ -208,10 +208,13 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         early, late = (found.air("anchored", FEW, n) for n in (EARLY, LATE))
         drift = apart(*(found.air("rerce", FEW, n) for n in (LATE, EARLY)))
         moved, spread = apart(late, early)
+        notes.append(
+            f"Anchored between rounds {EARLY} and {LATE}: the mean over seeds moved by {moved:.2f} +- {spread:.2f} dB."
+        )
         bars += [
             Bar(f"air, 4 of 12 asked: anchored at round {EARLY}, dB", -24.0, *mean_spread(early)),
             Bar(f"air, 4 of 12 asked: anchored at round {LATE}, dB", -24.0, *mean_spread(late)),
-            Bar("air: anchored, mean moved between those rounds by, dB", 1.0, abs(moved), spread),
+            Bar("air: anchored, a seed moves between those rounds by, dB", 1.0, *mean_spread(_distances(early, late))),
             Bar("air: rerce drifts between those rounds, dB", 3.0, *drift, sense=">="),
         ]  # fmt: skip
         tables += air_tables(found)
@@ -223,6 +226,10 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         Bar("drift measured over drift derived, at most", 1.15, ratio, 0.0),
     ]
     return Report(bars, tables, notes)
+
+
+def _distances(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [abs(a - b) for a, b in zip(one, other, strict=True)]
 
 
 NOTES = (
