@@ -32,6 +32,7 @@ from edgehold.core.vectors import FloatArray, Vector
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Training
 from edgehold.proto.channel import client_options, options
+from edgehold.proto.masks import terms_of
 from edgehold.proto.rpc import Caller, service
 from edgehold.proto.v1 import control_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import (
@@ -211,7 +212,8 @@ class FakeServer:
         statement = TaskStatement(
             found.protocol_version, found.federation, found.plan_digest, where.run, where.round, where.attempt, where.nonce,
             CLIENT, found.base_digest, found.base_length, hashlib.sha256(found.header).digest(), found.roster_digest,
-            found.schema_digest, found.task, found.method, int(found.masked),
+            found.schema_digest, found.task, found.method,
+            terms_of(found).transcript if found.HasField("mask") else b"",
         )  # fmt: skip
         found.signature = self.key.sign(statement.signing_input())
         return found

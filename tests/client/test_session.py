@@ -9,7 +9,7 @@ import pytest
 
 from edgehold.client.keep import read_status
 from edgehold.core.errors import Corrupted, Draining, Duplicate, IdentityError, PeerGone, Stale
-from edgehold.proto.v1.control_pb2 import ConnectResponse, Wait
+from edgehold.proto.v1.control_pb2 import ConnectResponse, MaskTerms, Wait
 
 if TYPE_CHECKING:
     from tests.client.conftest import Lab
@@ -202,7 +202,6 @@ def test_a_task_with_a_bad_signature_is_refused(lab: "Lab") -> None:
             "schema_digest": b"\1" * 32,
             "task": "other",
             "method": "other",
-            "masked": True,
         }
         async with lab.client():
             for field, value in fields.items():
@@ -213,7 +212,10 @@ def test_a_task_with_a_bad_signature_is_refused(lab: "Lab") -> None:
                 task = lab.server.task(1000)
                 setattr(task.id, field, {"run": "other", "nonce": b"\2" * 32}.get(field, 9))
                 lab.server.assign(task)
-            await eventually(lambda: len(lab.server.declines) == len(fields) + 4)
+            task = lab.server.task(1000)
+            task.mask.CopyFrom(MaskTerms(draw_commitment=bytes(32), entries=1000, largest=1, bits=8, cipher="chacha20"))
+            lab.server.assign(task)
+            await eventually(lambda: len(lab.server.declines) == len(fields) + 5)
             assert {decline.code for decline in lab.server.declines} == {"bad_signature"}
             assert lab.states() == []
 
@@ -226,7 +228,6 @@ def test_a_task_with_a_bad_signature_is_refused(lab: "Lab") -> None:
         ({"schema_digest": b"\1" * 32}, "wrong_shape"),
         ({"task": "unknown"}, "policy_refused"),
         ({"method": "frl"}, "policy_refused"),
-        ({"masked": True}, "policy_refused"),
         ({"federation": "elsewhere"}, "identity"),
         ({"protocol_version": 9}, "stale"),
         ({"base_length": 4001}, "wrong_shape"),

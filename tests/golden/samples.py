@@ -67,7 +67,7 @@ def statements() -> dict[str, bytes]:
     upload = UploadStatement(1, "lab", digest[0], "run-1", 2, 3, digest[1], "dev-1", digest[2], "fedavg/1", 1 << 33, digest[3])
     task = TaskStatement(
         1, "lab", digest[0], "run-1", 2, 3, digest[1], "dev-1", digest[2], 4, digest[4], roster_digest(("b", "a")), digest[5],
-        "digits", "fedavg", 1,
+        "digits", "fedavg", digest[6],
     )  # fmt: skip
     return {
         "signing_input": signing_input("label v1", ["", b"\x00", "\u00e9", 0, (1 << 64) - 1]),

@@ -220,7 +220,8 @@ def test_every_term_is_in_the_transcript() -> None:
     changed = {
         "federation": "other", "plan_digest": b"x", "run": "other", "round": 4, "attempt": 2, "nonce": b"x",
         "base_digest": b"x", "draw_commitment": b"x", "entries": 38, "largest": 2, "bits": 16, "margin": 1,
-        "cipher": "chacha20", "least": 8, "most": 63,
+        "cipher": "chacha20", "least": 8, "most": 63, "clip": 1.0, "norm": 1.0,
+        "variance": 1.0, "helpers": 1,
     }  # fmt: skip
     assert set(changed) == set(how.__dataclass_fields__)
     found = {terms(names(9), **{name: value}).transcript for name, value in changed.items()}

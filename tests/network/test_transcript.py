@@ -68,7 +68,7 @@ def test_a_server_records_the_named_round_and_an_image_is_read_from_it(tmp_path:
 
 
 def test_masked_plans_are_never_recorded(tmp_path: Path) -> None:
-    # No method here can be masked yet: the plan is made so behind the parser's back.
+    # Too few devices for masks: the plan is made so behind the parser's back.
     plan, settings = parse_plan(PLAN, registry.method)
     from msgspec.structs import replace
 

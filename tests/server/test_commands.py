@@ -65,7 +65,9 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
             ('rule = "average"', 'rule = "average"\n[model]\nfile = "nowhere.safetensors"'),
             ["model.file", "nowhere", "No such file"],
         ),
-        (('rule = "average"', 'rule = "average"\n[privacy]\nmasked = true'), ["privacy.masked", "single updates"]),
+        (('rule = "average"', 'rule = "median"\n[privacy]\nmasked = true'), ["privacy.masked", "single updates", "'median'"]),
+        (('rule = "average"', 'rule = "average"\n[privacy]\nmasked = true'), ["cohort.quorum to 8"]),
+        (('rule = "average"', 'rule = "average"\n[masks]\nclip = 1.0'), ["[masks]", "privacy.masked = false"]),
         (("[run]", "[run"), ["not valid TOML", "line"]),
     ],
 )

@@ -174,7 +174,7 @@ class Rig:
         """A task that the server signed for a client."""
         statement = TaskStatement(
             PROTOCOL_VERSION, FEDERATION, bytes(32), RUN, 2, 1, bytes(32), client, bytes(32), 4,
-            hashlib.sha256(b"header").digest(), bytes(32), bytes(32), "numbers", "adding", 0,
+            hashlib.sha256(b"header").digest(), bytes(32), bytes(32), "numbers", "adding", b"",
         )  # fmt: skip
         statement = replace(statement, **changes)
         return TaskAssignment(

@@ -10,6 +10,7 @@ from edgehold.client.keep import TaskKey
 from edgehold.core.contract import HEADER_LIMIT
 from edgehold.core.errors import BadSignature, IdentityError, Stale, TooLarge, WrongShape
 from edgehold.core.manifest import SUPPORTED_VERSIONS, TaskStatement
+from edgehold.proto.masks import terms_of
 from edgehold.proto.strict import exactly, name
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 
@@ -65,7 +66,7 @@ def verify(assignment: TaskAssignment, credentials: Credentials, client_id: str 
         schema_digest=assignment.schema_digest,
         task=assignment.task,
         method=assignment.method,
-        masked=int(assignment.masked),
+        masked=terms_of(assignment).transcript if assignment.HasField("mask") else b"",
     )
     try:
         credentials.server_signing_key.verify(assignment.signature, statement.signing_input())

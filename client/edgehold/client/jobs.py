@@ -350,10 +350,10 @@ class Jobs:
     def _allow(self, assignment: TaskAssignment) -> Policy:
         """The policy, if it allows the task and this device can honour it."""
         policy = self._policy.current()
-        policy.admit(assignment.task, assignment.method, assignment.masked, assignment.base_length)
+        policy.admit(assignment.task, assignment.method, assignment.HasField("mask"), assignment.base_length)
         if self._bench.needs(assignment.method).peers:
             policy.admit_peers(assignment.method)
-        if assignment.masked:
+        if assignment.HasField("mask"):
             # Never send in the clear what was announced as masked.
             raise PolicyRefused("the task wants masked updates, which this client cannot make yet")
         return policy

@@ -14,7 +14,9 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from edgehold.core.errors import WrongShape
+from edgehold.core.masks.combine import Blend
 from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
 from edgehold.core.privacy.events import Event
 from edgehold.core.task import Task
 from edgehold.core.vectors import Array, Blob, Part, Schema, Space, Vector
@@ -36,14 +38,15 @@ UpdateOut = TypeVar("UpdateOut", covariant=True)
 class Needs:
     """What a method asks of the machinery around it.
 
-    individual_updates: the server half looks at single updates, so masked sums are impossible.
+    individual_updates: why the server half must look at single updates, so that masked sums are impossible, in words that
+        follow a colon; "" where sums will do (then the folder has masked.py, see `Masked`).
     durable_outbox: an update must be synced to disk before it leaves (it carries noise or moves local state).
     peers: a device reads its peers' updates of the round before, as their senders signed them (`PeerClientSide`).
     charges: the client half may add noise: it says what its release costs (`PrivateClientSide`; nothing where the settings ask
         for none), and the device's ledger is charged first.
     """
 
-    individual_updates: bool = True
+    individual_updates: str = "its server half reads each update on its own"
     durable_outbox: bool = False
     torch: bool = False
     peers: bool = False
@@ -190,11 +193,27 @@ class MaskedForm(Protocol[UpdateIn]):
         """Return if the sum (int64 blocks) could be one of so many lawful updates, `OutsideLaw` otherwise."""
 
 
+class Masked(Protocol):
+    """What the module masked.py of a method's folder has, where sums will do."""
+
+    def entries(self, settings: Any, schema: Schema) -> int:
+        """Numbers in an update."""
+
+    def largest(self, settings: Any, schema: Schema) -> int:
+        """The largest of them, where they are whole numbers from 0 on; 0 where they are reals, which go on the terms' grid."""
+
+    def form(self, schema: Schema, terms: Terms) -> MaskedForm[Any]:
+        """The form, on the device and on the server: by the model they share and the terms the server signed.
+
+        `WrongShape` where the terms are not those of such a model.
+        """
+
+
 class MaskedServerSide(ServerSide[State, OrderOut, UpdateIn], Protocol[State, OrderOut, UpdateIn]):
     """A server half that can do with sums over groups."""
 
-    def fold(self, state: State, groups: Sequence[GroupSum], space: Space) -> tuple[State, Facts]:
-        """State after a masked round, in place of `close`. groups: lawful ones, in the order they were drawn."""
+    def fold(self, state: State, groups: Sequence[GroupSum], terms: Terms, blend: Blend, space: Space) -> tuple[State, Facts]:
+        """State after a masked round, in place of `close`. groups: one or more, lawful, in the order they were drawn."""
 
 
 class Codec(Protocol[Order, Update]):

@@ -48,7 +48,10 @@ class UploadStatement:
 
 @dataclass(frozen=True, slots=True)
 class TaskStatement:
-    """What the server signs when it gives a task: the client can hold it to its word."""
+    """What the server signs when it gives a task: the client can hold it to its word.
+
+    masked: transcript of the terms of the masked sum; empty where updates travel as they are.
+    """
 
     protocol_version: int
     federation: str
@@ -65,7 +68,7 @@ class TaskStatement:
     schema_digest: bytes
     task: str
     method: str
-    masked: int
+    masked: bytes
 
     def signing_input(self) -> bytes:
         """Bytes to sign."""

@@ -9,6 +9,8 @@ import msgspec
 from edgehold.core.config import Config, convert, parse_toml
 from edgehold.core.contract import Method
 from edgehold.core.errors import ConfigError
+from edgehold.core.masks.combine import Blend, How
+from edgehold.core.masks.terms import CEILING, FLOOR, LEAST, MOST, CipherName, threshold
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -58,9 +60,40 @@ class EvaluationTable(Config, frozen=True, kw_only=True):
 
 
 class PrivacyTable(Config, frozen=True, kw_only=True):
-    """[privacy]: whether the server may see single updates."""
+    """[privacy]: masked: the server sees nothing but sums over groups of devices."""
 
     masked: bool = False
+
+
+class MasksTable(Config, frozen=True, kw_only=True):
+    """[masks]: how updates are summed where `privacy.masked = true`.
+
+    group_least (where enough devices came), group_most: members of a group. step_deadline_s: how long each step waits after
+    keys are in (shares, uploads, reveals). cipher: of the masks. combine: how five groups or more become one result, "median"
+    or "trimmed" mean without the share `trim` of groups at either end.
+
+    For updates of real numbers: clip: largest absolute value of an entry (what is larger is cut); bits: of the modulus, 32 for
+    the finest grid, 16 or 8 for smaller uploads. Noise: noise_multiplier times `norm` is the standard deviation of the noise
+    that each sum carries at least; norm: largest Euclidean norm of an update, and the clip too where that is not given;
+    helpers: members of a group whose noise is not counted on.
+    """
+
+    group_least: Annotated[int, msgspec.Meta(ge=FLOOR, le=CEILING)] = LEAST
+    group_most: Annotated[int, msgspec.Meta(ge=2 * FLOOR - 1, le=CEILING)] = MOST
+    step_deadline_s: Positive = 60.0
+    cipher: CipherName = "aes256-ctr"
+    combine: How = "median"
+    trim: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.2
+    clip: Positive | None = None
+    bits: Literal[8, 16, 32] = 32
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    norm: Positive | None = None
+    helpers: Annotated[int, msgspec.Meta(ge=0, le=CEILING)] = 0
+
+    @property
+    def blend(self) -> Blend:
+        """How groups become one result."""
+        return Blend(self.combine, self.trim)
 
 
 class PeersTable(Config, frozen=True, kw_only=True):
@@ -84,6 +117,7 @@ class Plan(Config, frozen=True, kw_only=True):
     evaluation: EvaluationTable = EvaluationTable()
     privacy: PrivacyTable = PrivacyTable()
     peers: PeersTable = PeersTable()
+    masks: MasksTable = MasksTable()
 
     @property
     def quorum(self) -> int:
@@ -117,12 +151,7 @@ def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "pla
             f"allowed: 1 to {cohort.size}",
             field="cohort.quorum",
         )
-    if plan.privacy.masked and method.needs(settings).individual_updates:
-        raise ConfigError(
-            f"{source}: privacy.masked = true, but method {name!r} with these settings needs single updates; "
-            "set privacy.masked = false or choose a method whose updates can be summed blindly",
-            field="privacy.masked",
-        )
+    _check_masks(plan, name, method.needs(settings).individual_updates, source)
     if plan.peers.path == "direct" and not method.needs(settings).peers:
         raise ConfigError(
             f'{source}: peers.path = "direct", but devices of method {name!r} do not read each other; drop the [peers] table',
@@ -135,3 +164,49 @@ def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "pla
         named = error.field and error.field not in error.message
         raise ConfigError(f"{source}: {error.field + ': ' if named else ''}{error.message}", field=error.field) from None
     return plan, settings
+
+
+def _check_masks(plan: Plan, name: str, why_single: str, source: str) -> None:
+    """why_single: what keeps the method from working with sums, "" for nothing."""
+    if not plan.privacy.masked:
+        if plan.masks != MasksTable():
+            raise ConfigError(
+                f"{source}: a [masks] table, but privacy.masked = false: drop the table, or set privacy.masked = true",
+                field="masks",
+            )
+        return
+    if why_single:
+        raise ConfigError(
+            f"{source}: privacy.masked = true, but method {name!r} with these settings needs single updates: {why_single}; "
+            "set privacy.masked = false or choose a method or settings whose updates can be summed blindly",
+            field="privacy.masked",
+        )
+    table = plan.masks
+    if table.group_least > table.group_most:
+        raise ConfigError(
+            f"{source}: masks.group_least = {table.group_least} above masks.group_most = {table.group_most}",
+            field="masks.group_least",
+        )
+    if plan.quorum < FLOOR:
+        raise ConfigError(
+            f"{source}: a quorum of {plan.quorum}, but a masked sum needs {FLOOR} devices: raise cohort.quorum to {FLOOR} at "
+            "least (and cohort.size with it)",
+            field="cohort.quorum",
+        )
+    if plan.weights.by != "equal":
+        raise ConfigError(
+            f'{source}: weights.by = "{plan.weights.by}", but in a masked sum all devices weigh the same, as nobody sees '
+            'what a single one claims: set weights.by = "equal"',
+            field="weights.by",
+        )
+    if table.noise_multiplier and table.norm is None:
+        raise ConfigError(
+            f"{source}: masks.noise_multiplier = {table.noise_multiplier:g} without masks.norm: noise is measured in it",
+            field="masks.norm",
+        )
+    if table.helpers > threshold(table.group_least):
+        raise ConfigError(
+            f"{source}: masks.helpers = {table.helpers}; at most {threshold(table.group_least)} in groups of "
+            f"{table.group_least} leave somebody whose noise counts",
+            field="masks.helpers",
+        )

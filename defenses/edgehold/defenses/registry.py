@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from edgehold.core.config import suggest
-from edgehold.core.contract import ClientSide, Codec, Method, ServerSide
+from edgehold.core.contract import ClientSide, Codec, Masked, Method, ServerSide
 from edgehold.core.errors import ConfigError
 from edgehold.core.task import Task
 from edgehold.core.vectors import FloatArray, Schema
@@ -53,6 +53,14 @@ def server_side(name: str, settings: Any, schema: Schema, seed: int) -> ServerSi
 def codec(name: str, settings: Any = None) -> Codec[Any, Any]:
     """The codec. settings: the plan's on the server; None on a device, which knows no plan and decodes orders only."""
     return cast(Codec[Any, Any], _module(name, "codec").codec(settings))
+
+
+def masked(name: str) -> Masked:
+    """How updates of the method are summed under masks; `ConfigError` for one whose updates never are."""
+    try:
+        return cast(Masked, _module(name, "masked"))
+    except ModuleNotFoundError:
+        raise ConfigError(f"updates of method {name!r} cannot be summed under masks", field="privacy.masked") from None
 
 
 def first_weights(name: str, settings: Any, task: Task, seed: int) -> FloatArray:

@@ -1,6 +1,7 @@
 """One model out of several groups' sums: a liar moves its own group, and robust statistics over groups leave that group out."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,18 @@ from edgehold.core.vectors import BLOCK, Array
 ENOUGH = 5
 """Groups from which on a median or a trimmed mean is taken; fewer are simply averaged, and one liar moves the average."""
 How = Literal["median", "trimmed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """What a plan says of it; trim: share of groups left out at either end by the trimmed mean."""
+
+    how: How = "median"
+    trim: float = 0.2
+
+    def means(self, sums: Sequence[GroupSum]) -> Iterator[Array]:
+        """See `means`."""
+        return means(sums, self.how, self.trim)
 
 
 def means(sums: Sequence[GroupSum], how: How = "median", trim: float = 0.2, size: int = BLOCK) -> Iterator[Array]:

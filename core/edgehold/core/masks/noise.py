@@ -13,7 +13,7 @@ from math import log, sqrt
 import numpy as np
 
 from edgehold.core.errors import ConfigError
-from edgehold.core.masks.terms import threshold
+from edgehold.core.masks.terms import Terms, threshold
 from edgehold.core.privacy import events
 from edgehold.core.privacy.sampling import Words, system_words
 from edgehold.core.privacy.skellam import Skellam, farthest
@@ -29,6 +29,11 @@ class SharedNoise:
 
     variance: float
     helpers: int = 0
+
+    @classmethod
+    def of(cls, terms: Terms) -> "SharedNoise | None":
+        """What a sum's terms say; None for a sum without noise."""
+        return cls(terms.variance, terms.helpers) if terms.variance else None
 
     def share(self, members: int) -> float:
         """Variance of one device's noise in a group of so many; `ConfigError` where helpers leave nobody to count on."""

@@ -3,7 +3,9 @@ transcript that every signature and every key is bound to.
 """
 
 import hashlib
+import math
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -11,12 +13,15 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from edgehold.core.manifest import signing_input
+from edgehold.core.masks.fixed import FixedPoint
 
 Source: TypeAlias = Callable[[int], bytes]
 """count -> that many random bytes. Another than the system's is of use in tests alone."""
 SYSTEM: Source = os.urandom
 
 CipherName = Literal["aes256-ctr", "chacha20"]
+CIPHERS: dict[str, CipherName] = {one: one for one in get_args(CipherName)}
+"""Ciphers by name."""
 FLOOR, CEILING = 8, 64
 """Members a group has at least and at most, whatever a plan says."""
 LEAST, MOST = 16, 32
@@ -31,6 +36,10 @@ WIDTHS: dict[int, np.dtype[np.unsignedinteger]] = {8: np.dtype("<u1"), 16: np.dt
 class Terms:
     """entries: numbers in a vector; largest: of one client's entry, the smallest is 0; margin: what noise may add to a sum in
     either direction; bits: of the modulus; least (of enough), most: members of a group. draw_commitment: see `draw`.
+
+    Reals (`fixed`): clip is the largest absolute value of an entry, 0 where entries are whole numbers by themselves; norm the
+    largest Euclidean norm of a vector, 0 for any. Noise (`noise`): variance that a sum carries at least, in squared steps of
+    the grid, 0 for none; helpers, that are not counted on.
     """
 
     federation: str
@@ -48,13 +57,19 @@ class Terms:
     cipher: CipherName = "aes256-ctr"
     least: int = LEAST
     most: int = MOST
+    clip: float = 0.0
+    norm: float = 0.0
+    variance: float = 0.0
+    helpers: int = 0
 
     @property
     def transcript(self) -> bytes:
         """32 bytes that name attempt and terms."""
         where = (self.federation, self.plan_digest, self.run, self.round, self.attempt, self.nonce, self.base_digest)
         form = (self.entries, self.largest, self.bits, self.margin, self.cipher, self.least, self.most)
-        return hashlib.sha256(signing_input("mask terms v1", [*where, self.draw_commitment, *form])).digest()
+        reals = struct.pack("<3d", self.clip, self.norm, self.variance)
+        told: list[bytes | str | int] = [*where, self.draw_commitment, *form, reals, self.helpers]
+        return hashlib.sha256(signing_input("mask terms v1", told)).digest()
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
@@ -65,6 +80,11 @@ class Terms:
     def payload_bytes(self) -> int:
         """Length of a masked vector."""
         return self.entries * self.bits // 8
+
+    @property
+    def grid(self) -> FixedPoint:
+        """On which reals lie; only where there is a clip."""
+        return FixedPoint(self.clip, self.largest // 2)
 
     def fault(self) -> str:
         """Why no sum can be made on these terms; empty where it can."""
@@ -85,6 +105,15 @@ class Terms:
                 f"{capacity(self.most, self.largest, self.margin)} values, the modulus of {self.bits} bits has room for "
                 f"{1 << self.bits}"
             )
+        reals = (self.clip, self.norm, self.variance)
+        if not all(math.isfinite(one) and one >= 0 for one in reals):
+            return f"clip {self.clip}, norm {self.norm}, noise of variance {self.variance}; none may be negative or infinite"
+        if self.clip and self.largest % 2:
+            return f"a grid of reals from 0 to {self.largest}; an even number, twice the steps to the clip, is allowed"
+        if self.variance and not (self.clip and self.norm):
+            return "noise without a clip and a norm: what a vector costs in privacy would not be known"
+        if self.helpers < 0 or self.helpers > threshold(self.least):
+            return f"{self.helpers} helpers; 0 to {threshold(self.least)} leave somebody whose noise counts"
         return ""
 
 

@@ -10,5 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # Updates are listed by digest and move the local state: neither masks nor a second version are possible.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, peers=True),
+    needs=lambda settings: Needs(durable_outbox=True, peers=True),
 )

@@ -9,5 +9,5 @@ METHOD = Method(
     source="Zhang, Bu, Wu and Hong 2024, arXiv:2311.14632, with accounts of our own",
     settings=Settings,
     package=__name__,
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, torch=True, charges=True),
+    needs=lambda settings: Needs(durable_outbox=True, torch=True, charges=True),
 )

@@ -10,5 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # What each device sent last is remembered by its name.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=False, torch=False),
+    needs=lambda settings: Needs(durable_outbox=False, torch=False),
 )

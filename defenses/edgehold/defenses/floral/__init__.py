@@ -10,5 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # Rules and clipping look at single heads; the dual weights move with each update, so it must not be made twice.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, torch=False),
+    needs=lambda settings: Needs(durable_outbox=True, torch=False),
 )

@@ -10,5 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # Ranks could be added under masks, but then nobody can check that each of them is a permutation.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=False, torch=True),
+    needs=lambda settings: Needs(durable_outbox=False, torch=True),
 )

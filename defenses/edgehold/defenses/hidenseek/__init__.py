@@ -10,6 +10,6 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # The server half only needs sums of bits; single updates are looked at as long as nothing masks them.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=False, torch=True),
+    needs=lambda settings: Needs(durable_outbox=False, torch=True),
     first_weights=True,
 )

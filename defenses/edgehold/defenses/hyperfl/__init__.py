@@ -10,7 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # Rules and clipping look at single updates; embedding and head move with each update, so it must not be made twice.
-    needs=lambda settings: Needs(
-        individual_updates=True, durable_outbox=True, torch=True, charges=settings is None or settings.noisy
-    ),
+    needs=lambda settings: Needs(durable_outbox=True, torch=True, charges=settings is None or settings.noisy),
 )

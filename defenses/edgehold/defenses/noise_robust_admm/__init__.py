@@ -10,5 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # Local state moves with every round, and noise on the link must not be drawn twice.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, torch=False),
+    needs=lambda settings: Needs(durable_outbox=True, torch=False),
 )

@@ -161,7 +161,7 @@ class TaskAssignment(_message.Message):
     ROSTER_DIGEST_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     SCHEMA_DIGEST_FIELD_NUMBER: _builtins.int
-    MASKED_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     INLINE_BODY_FIELD_NUMBER: _builtins.int
     LEDGER_LINES_FIELD_NUMBER: _builtins.int
@@ -183,7 +183,6 @@ class TaskAssignment(_message.Message):
     """Seconds the server will wait for the update, counted from sending; no clock is compared."""
     schema_digest: _builtins.bytes
     """Digest of the model schema (tensor names, types, shapes); a device whose model differs declines."""
-    masked: _builtins.bool
     signature: _builtins.bytes
     """Ed25519 by the server over label and length-prefixed fields (see core/manifest.py)."""
     inline_body: _builtins.bytes
@@ -195,6 +194,10 @@ class TaskAssignment(_message.Message):
     ledger_hash: _builtins.bytes
     @_builtins.property
     def id(self) -> Global___TaskId: ...
+    @_builtins.property
+    def mask(self) -> Global___MaskTerms:
+        """Present where updates travel under masks; the terms of the sum that the fields above do not fix."""
+
     def __init__(
         self,
         *,
@@ -210,19 +213,73 @@ class TaskAssignment(_message.Message):
         roster_digest: _builtins.bytes = ...,
         deadline_s: _builtins.float = ...,
         schema_digest: _builtins.bytes = ...,
-        masked: _builtins.bool = ...,
+        mask: Global___MaskTerms | None = ...,
         signature: _builtins.bytes = ...,
         inline_body: _builtins.bytes = ...,
         ledger_lines: _builtins.int = ...,
         ledger_hash: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "mask", b"mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "base_length", b"base_length", "deadline_s", b"deadline_s", "federation", b"federation", "header", b"header", "id", b"id", "inline_body", b"inline_body", "ledger_hash", b"ledger_hash", "ledger_lines", b"ledger_lines", "masked", b"masked", "method", b"method", "plan_digest", b"plan_digest", "protocol_version", b"protocol_version", "roster_digest", b"roster_digest", "schema_digest", b"schema_digest", "signature", b"signature", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "base_length", b"base_length", "deadline_s", b"deadline_s", "federation", b"federation", "header", b"header", "id", b"id", "inline_body", b"inline_body", "ledger_hash", b"ledger_hash", "ledger_lines", b"ledger_lines", "mask", b"mask", "method", b"method", "plan_digest", b"plan_digest", "protocol_version", b"protocol_version", "roster_digest", b"roster_digest", "schema_digest", b"schema_digest", "signature", b"signature", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskAssignment: _TypeAlias = TaskAssignment  # noqa: Y015
+
+@_typing.final
+class MaskTerms(_message.Message):
+    """What is summed, and how. With the task's own fields these make the transcript, which the task's signature covers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAW_COMMITMENT_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    LARGEST_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    CIPHER_FIELD_NUMBER: _builtins.int
+    LEAST_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    CLIP_FIELD_NUMBER: _builtins.int
+    NORM_FIELD_NUMBER: _builtins.int
+    VARIANCE_FIELD_NUMBER: _builtins.int
+    HELPERS_FIELD_NUMBER: _builtins.int
+    draw_commitment: _builtins.bytes
+    entries: _builtins.int
+    largest: _builtins.int
+    bits: _builtins.int
+    margin: _builtins.int
+    cipher: _builtins.str
+    least: _builtins.int
+    most: _builtins.int
+    clip: _builtins.float
+    norm: _builtins.float
+    variance: _builtins.float
+    helpers: _builtins.int
+    def __init__(
+        self,
+        *,
+        draw_commitment: _builtins.bytes = ...,
+        entries: _builtins.int = ...,
+        largest: _builtins.int = ...,
+        bits: _builtins.int = ...,
+        margin: _builtins.int = ...,
+        cipher: _builtins.str = ...,
+        least: _builtins.int = ...,
+        most: _builtins.int = ...,
+        clip: _builtins.float = ...,
+        norm: _builtins.float = ...,
+        variance: _builtins.float = ...,
+        helpers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "cipher", b"cipher", "clip", b"clip", "draw_commitment", b"draw_commitment", "entries", b"entries", "helpers", b"helpers", "largest", b"largest", "least", b"least", "margin", b"margin", "most", b"most", "norm", b"norm", "variance", b"variance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskTerms: _TypeAlias = MaskTerms  # noqa: Y015
 
 @_typing.final
 class TaskCancelled(_message.Message):

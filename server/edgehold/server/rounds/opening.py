@@ -84,7 +84,7 @@ class Opening:
             PROTOCOL_VERSION, self.floor.federation, opened.plan_digest, opened.run, opened.round, opened.attempt,
             opened.nonce, client, opened.base.digest, opened.base.size, hashlib.sha256(header).digest(),
             roster_digest(cohort), self.schema.digest, opened.task, str(self.plan.method["name"]),
-            int(self.plan.privacy.masked),
+            b"",
         )  # fmt: skip
         lines, head = records.ledger_head(self.floor.journal, client)
         return TaskAssignment(
@@ -100,7 +100,6 @@ class Opening:
             roster_digest=statement.roster_digest,
             deadline_s=self.plan.cohort.round_deadline_s,
             schema_digest=statement.schema_digest,
-            masked=self.plan.privacy.masked,
             signature=self.floor.signing_key.sign(statement.signing_input()),
             inline_body=inline,
             ledger_lines=lines,

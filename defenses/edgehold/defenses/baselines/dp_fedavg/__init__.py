@@ -9,6 +9,6 @@ METHOD = Method(
     source="McMahan et al. 2018, arXiv:1710.06963; Andrew et al. 2021, arXiv:1905.03871",
     settings=Settings,
     package=__name__,
-    needs=lambda settings: Needs(individual_updates=True),
+    needs=lambda settings: Needs(),
     central=True,
 )

@@ -9,5 +9,5 @@ METHOD = Method(
     source="Abadi et al. 2016, arXiv:1607.00133",
     settings=PlainSettings,
     package="edgehold.defenses.dp_ef_sgd",
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=True, torch=True, charges=True),
+    needs=lambda settings: Needs(durable_outbox=True, torch=True, charges=True),
 )

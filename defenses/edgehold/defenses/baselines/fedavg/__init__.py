@@ -1,7 +1,7 @@
 """FedAvg: devices train, the server folds their changes by a rule of choice. See README.md for what it promises."""
 
 from edgehold.core.contract import Method, Needs
-from edgehold.defenses.baselines.fedavg.state import Settings
+from edgehold.defenses.baselines.fedavg.state import Settings, why_single
 
 METHOD = Method(
     name="fedavg",
@@ -9,6 +9,5 @@ METHOD = Method(
     source="McMahan et al. 2017, arXiv:1602.05629; FedProx: Li et al. 2020, arXiv:1812.06127",
     settings=Settings,
     package=__name__,
-    # Every rule here looks at single updates: even the average clips each of them first.
-    needs=lambda settings: Needs(individual_updates=True, durable_outbox=False, torch=False),
+    needs=lambda settings: Needs(individual_updates=why_single(settings) if settings else ""),
 )

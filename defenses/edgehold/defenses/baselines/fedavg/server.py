@@ -8,6 +8,9 @@ import numpy as np
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError, WrongShape
+from edgehold.core.masks.combine import Blend
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
 from edgehold.core.rng import stream
 from edgehold.core.vectors import Array, Schema, Sink, Space, Vector, finite_norm
 from edgehold.defenses.baselines.fedavg.state import Order, Settings, State, Training, Update
@@ -68,6 +71,14 @@ class FedAvgServer:
             "update_norm_median": median(norms),
             "step_norm": step.norm,
         }
+
+    def fold(self, state: State, groups: Sequence[GroupSum], terms: Terms, blend: Blend, space: Space) -> tuple[State, Facts]:
+        """Model after one step by the mean change, as masked sums over groups say it: the average rule alone."""
+        step, grid = Step(state, self._settings.server_momentum, self._settings.server_learning_rate, space), terms.grid
+        for block in blend.means(groups):
+            step.write(grid.decode(block, 1))
+        model = step.finish()
+        return State(model, step.velocity(), None, state.draws), {"step_norm": step.norm}
 
     def weights(self, state: State, space: Space) -> Vector:
         """The model as it is."""

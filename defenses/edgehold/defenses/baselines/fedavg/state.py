@@ -46,6 +46,15 @@ class Settings(Training, frozen=True, kw_only=True):
         recipe(self.rule, self.rule_options).check(updates, self.liars)
 
 
+def why_single(settings: Settings) -> str:
+    """Why the server must look at single updates under these settings; "" where their sum will do."""
+    if settings.rule != "average":
+        return f"rule {settings.rule!r} compares them (robustness comes from groups then: masks.combine)"
+    if settings.clip_norm is not None:
+        return "clip_norm has the server clip each of them (masks.norm has devices do it)"
+    return ""
+
+
 def folding(settings: Any) -> Settings:
     """FedAvg's settings for a method that folds by its rules. settings: with `rule`, `rule_options`, `liars` and
     `clip_norm`.
