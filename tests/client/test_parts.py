@@ -24,7 +24,7 @@ from edgehold.client.identity import Credentials
 from edgehold.client.keep import Keep, TaskKey, read_status
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.policy import PolicyFile, load_policy, template
-from edgehold.core.contract import Payload
+from edgehold.core.contract import Container, Payload
 from edgehold.core.crashpoints import killer
 from edgehold.core.errors import ConfigError, IdentityError, PolicyRefused, Stale
 from edgehold.core.logs import CLIENT, event, peer_text, setup
@@ -95,11 +95,11 @@ def test_rounds_per_day_start_anew_every_day(tmp_path: Path) -> None:
 def test_outbox_names_files_by_digest_and_notices_rot(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox")
     payload = Payload(b"head", Vector.of(np.arange(3, dtype=np.float32)).blob)
-    parcel = outbox.write(payload, "toy/1", durable=True)
+    parcel = outbox.write(Container.blocks(payload), "toy/1", durable=True)
     assert outbox.path(parcel.digest).read_bytes() == b"\4\0\0\0head" + np.arange(3, dtype="<f4").tobytes()
     assert parcel.length == 20
     assert outbox.holds(parcel)
-    assert outbox.write(payload, "toy/1", durable=False) == parcel
+    assert outbox.write(Container.blocks(payload), "toy/1", durable=False) == parcel
     outbox.path(parcel.digest).write_bytes(b"")
     assert not outbox.holds(parcel)
     outbox.drop(parcel.digest)
@@ -114,7 +114,7 @@ def test_a_body_that_cannot_be_read_leaves_no_file(tmp_path: Path) -> None:
 
     outbox = Outbox(tmp_path)
     with pytest.raises(RuntimeError):
-        outbox.write(Payload(b"", Broken(b"data")), "toy/1", durable=False)
+        outbox.write(Container.blocks(Payload(b"", Broken(b"data"))), "toy/1", durable=False)
     assert not list(tmp_path.iterdir())
 
 

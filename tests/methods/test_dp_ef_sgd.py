@@ -19,7 +19,7 @@ from edgehold.client.keep import Keep, TaskKey
 from edgehold.client.outbox import Outbox
 from edgehold.client.worker import Workbench
 from edgehold.core.config import convert
-from edgehold.core.contract import Cohort, Payload, Weighted
+from edgehold.core.contract import Cohort, Container, Payload, Weighted
 from edgehold.core.errors import ConfigError, FlError, JournalError, NotFinite, OutsideLaw, RejectedUpdate, WrongShape
 from edgehold.core.logs import event
 from edgehold.core.plan import parse_plan
@@ -392,7 +392,7 @@ class Desk:
 
         local = self.keep.local("run", round)
         done = self.bench.work(assignment, body, local, threading.Event(), charge)
-        parcel = self.outbox.write(done.payload, done.kind, done.durable)
+        parcel = self.outbox.write(Container.blocks(done.payload), done.kind, done.durable)
         assert self.keep.trained(key, parcel, done.local)
         event(logging.getLogger("edgehold.test"), logging.INFO, "trained", bytes=parcel.length, **done.facts)
         if acknowledged:

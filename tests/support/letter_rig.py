@@ -201,7 +201,7 @@ class Rig:
         self.stack.callback(keep.close)
         data = self.letters[sender].data
         payload = Container.split(Bytes(data))
-        parcel = outbox.write(payload, KIND, durable=False)
+        parcel = outbox.write(Container.blocks(payload), KIND, durable=False)
         task, key = self.task(sender, round=1), TaskKey(RUN, 1, 1, bytes(32))
         await asyncio.to_thread(keep.receive, key, task.SerializeToString(), 10)
         await asyncio.to_thread(keep.trained, key, parcel, b"")

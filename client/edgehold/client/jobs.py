@@ -20,24 +20,29 @@ from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
 from edgehold.client.link import Link
+from edgehold.client.masking import Masking, audited
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.peers import Peers
 from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.refusals import for_the_log, for_the_server, names
 from edgehold.client.transfer import Upload, download, statement_of
 from edgehold.client.worker import Begun, Cancelled, Trained, TrainingThread, Workbench
+from edgehold.core.contract import Container
 from edgehold.core.crashpoints import reach
 from edgehold.core.errors import (
     Busy,
     Corrupted,
     FlError,
     JournalError,
+    MaskRefused,
     PolicyRefused,
     RejectedUpdate,
+    SecondSet,
     Stale,
     TransferError,
 )
 from edgehold.core.logs import event, peer_text
+from edgehold.core.masks.upload import KIND
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1.control_pb2 import DeclineRequest, DeclineResponse, TaskAssignment, TaskId
 
@@ -92,6 +97,9 @@ class Jobs:
         self._who = who
         self._broken = broken
         self._bench = Workbench(config, who()[0].client_id)
+        self._masking = Masking(
+            keep, self._outbox, self._shelf, who, training, self._bench, self._accounts, config.transfer.stall_s
+        )
         self._jobs: dict[TaskKey, Job] = {}
         self._side: set[asyncio.Task[Any]] = set()
         self._tidy = False
@@ -127,6 +135,9 @@ class Jobs:
         for entry in await asyncio.to_thread(self._unsettled):
             if entry.key not in self._jobs:
                 self._start(entry.key, self._settle(entry))
+        for key, stored in await asyncio.to_thread(self._keep.unrevealed):
+            if key not in self._jobs:
+                self._start(key, self._reveal(key, TaskAssignment.FromString(stored)))
 
     def _unsettled(self) -> list[Stored]:
         """Stored updates without a receipt. At first contact the outbox is put in order before any task is looked at: what
@@ -141,9 +152,13 @@ class Jobs:
                 whole.append(entry)
             else:
                 self._keep.retrain(entry.key)
-        self._outbox.sweep({entry.parcel.digest for entry in whole} | self._peers.kept())
+        self._outbox.sweep(self._wanted(whole))
         self._tidy = True
         return whole
+
+    def _wanted(self, unsettled: list[Stored]) -> set[bytes]:
+        """Digests of the files of the outbox that something still refers to."""
+        return {entry.parcel.digest for entry in unsettled} | self._peers.kept() | self._keep.masked_digests()
 
     async def close(self) -> None:
         """Stop everything where it is; what is on disk goes on at the next start."""
@@ -212,8 +227,11 @@ class Jobs:
 
     async def _perform(self, job: Job, assignment: TaskAssignment) -> None:
         await self._training.run(lambda: self._bench.admit(assignment))
-        if not self._bench.needs(assignment.method).charges:
-            self._accounts.admit(assignment, False)
+        needs = self._bench.needs(assignment.method)
+        if assignment.HasField("mask") and needs.peers:
+            raise PolicyRefused(f"devices of method {assignment.method!r} read each other's updates; masks would hide nothing")
+        if not needs.charges:
+            self._accounts.admit(assignment, assignment.mask.variance > 0)
         bare = TaskAssignment()
         bare.CopyFrom(assignment)
         bare.ClearField("inline_body")
@@ -265,7 +283,7 @@ class Jobs:
 
     def _store(self, job: Job, done: Trained) -> Parcel:
         with self._shelf:
-            parcel = self._outbox.write(done.payload, done.kind, done.durable)
+            parcel = self._outbox.write(Container.blocks(done.payload), done.kind, done.durable)
             try:
                 self._policy.current().admit_length(parcel.length, "the update")
                 if self._keep.trained(job.key, parcel, done.local):
@@ -310,19 +328,39 @@ class Jobs:
 
         return work
 
+    def _reveal(self, key: TaskKey, assignment: TaskAssignment) -> Work:
+        """Go on with a masked sum whose vector was counted in an earlier life of this process."""
+
+        async def work(job: Job) -> None:
+            job.sending = job.settled = True
+            await self._unmask(key, assignment)
+
+        return work
+
     async def _again(self, entry: Entry, assignment: TaskAssignment) -> None:
         """A task that is over comes once more: true if the server has its receipt; otherwise it cannot be done twice."""
-        if entry.state == "acknowledged" and entry.parcel is not None:
+        masked = await asyncio.to_thread(self._keep.masked, entry.key) if assignment.HasField("mask") else (b"", entry.parcel)
+        if entry.state == "acknowledged" and masked is not None and masked[1] is not None:
             with contextlib.suppress(TransferError):
-                found = await self._upload(assignment, entry.parcel).ask()
+                found = await self._upload(assignment, masked[1]).ask()
                 if found.HasField("receipt"):
                     return
         raise Stale(f"this device has already {entry.state} this task")
 
     async def _deliver(self, job: Job, assignment: TaskAssignment, parcel: Parcel, *, resume: bool) -> None:
         """Send the stored update until the server has answered for good, then record the answer."""
-        job.sending = True
         began = time.monotonic()
+        plain = parcel
+        if masked := assignment.HasField("mask"):
+            try:
+                parcel = await audited(assignment, self._masking.vector(job.key, assignment, plain))
+            except JournalError:
+                raise
+            except FlError as error:
+                self._refuse(assignment.id, error)
+                await self._end(self._keep.drop, job.key)
+                return
+        job.sending = True
         upload = self._upload(assignment, parcel)
         try:
             receipt = await upload.run(resume=resume)
@@ -334,15 +372,35 @@ class Jobs:
         reach("receipt_not_recorded")
         await asyncio.to_thread(self._keep.acknowledge, job.key)
         reach("recorded")
-        await asyncio.to_thread(self._let_go, parcel)
+        await asyncio.to_thread(self._let_go, plain)
         seconds = round(time.monotonic() - began, 3)
         event(log, logging.INFO, "acknowledged", sequence=receipt.sequence, seconds=seconds, **names(assignment.id))
+        if masked:
+            await self._unmask(job.key, assignment)
+
+    async def _unmask(self, key: TaskKey, assignment: TaskAssignment) -> None:
+        """The last steps of a masked sum whose vector is counted; then its secrets go."""
+        try:
+            await audited(assignment, self._masking.unmask(key, assignment))
+        except JournalError:
+            raise
+        except SecondSet:
+            pass  # silence: whoever asks for a second set learns nothing, not even that
+        except MaskRefused as error:
+            self._refuse(assignment.id, error)
+        except FlError as error:
+            event(log, logging.INFO, "masked_sum_over", **for_the_log(error), **names(assignment.id))
+        await self._end(self._keep.unmask, key)
 
     def _transfer(self) -> Stub:
         return self._who()[1].transfer
 
     def _upload(self, assignment: TaskAssignment, parcel: Parcel) -> Upload:
         mine, _ = self._who()
+        if assignment.HasField("mask") != (parcel.kind == KIND):
+            raise PolicyRefused(
+                f"an upload of kind {parcel.kind!r} for a task {'with' if parcel.kind != KIND else 'without'} masks"
+            )
         statement = statement_of(assignment, mine.client_id, parcel)
         path = self._outbox.path(parcel.digest)
         return Upload(self._transfer, statement, mine.signing_key, path, self._config.transfer, self._accounts.head())
@@ -353,16 +411,13 @@ class Jobs:
         policy.admit(assignment.task, assignment.method, assignment.HasField("mask"), assignment.base_length)
         if self._bench.needs(assignment.method).peers:
             policy.admit_peers(assignment.method)
-        if assignment.HasField("mask"):
-            # Never send in the clear what was announced as masked.
-            raise PolicyRefused("the task wants masked updates, which this client cannot make yet")
         return policy
 
     def _let_go(self, parcel: Parcel) -> None:
         with self._shelf:
-            if letters := self._peers.kept():
+            if self._peers.kept():
                 # With a new letter an older one has had its time.
-                self._outbox.sweep({entry.parcel.digest for entry in self._keep.unsettled()} | letters)
+                self._outbox.sweep(self._wanted(self._keep.unsettled()))
             else:
                 self._release(parcel)
 
@@ -371,10 +426,11 @@ class Jobs:
 
         def both() -> None:
             with self._shelf:
-                entry = self._keep.find(key)
+                entry, masked = self._keep.find(key), self._keep.masked(key)
                 end(key)
-                if entry is not None and entry.parcel is not None:
-                    self._release(entry.parcel)
+                for parcel in (entry and entry.parcel, masked and masked[1]):
+                    if parcel:
+                        self._release(parcel)
 
         await asyncio.to_thread(both)
 

@@ -1,7 +1,9 @@
 """What the device remembers across crashes: tasks and how far each one is, and the local state of every run.
 
 One SQLite file, WAL, every commit synced. A task moves `received -> trained -> acknowledged`; `cancelled` means that no byte
-of it left and it may be done again, `dropped` that it is over without being counted. The local state of a round is stored
+of it left and it may be done again, `dropped` that it is over without being counted. A masked sum has
+a state beside its task, from its first key until the round is over, and leaves a line for each set of survivors that was
+answered. The local state of a round is stored
 with the trained update but becomes the run's state only in the transaction that records the server's receipt. Local states are
 sealed (AES-256-GCM) under a key in a file of its own: a copy of the keep alone does not show what methods keep to themselves.
 """
@@ -10,7 +12,7 @@ import os
 import secrets
 import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +23,7 @@ from edgehold.client.outbox import Parcel
 from edgehold.core.database import Database
 from edgehold.core.errors import IdentityError, JournalError, PolicyRefused, Stale
 from edgehold.core.files import sync_folder
+from edgehold.core.masks.journal import Revealed
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
@@ -31,6 +34,14 @@ CREATE TABLE IF NOT EXISTS task (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS local (run TEXT PRIMARY KEY, round INTEGER NOT NULL, state BLOB NOT NULL, before BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS peer (client TEXT PRIMARY KEY, key BLOB NOT NULL, issued REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mask (
+    run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, nonce BLOB NOT NULL, state BLOB NOT NULL,
+    digest BLOB, length INTEGER, kind TEXT, PRIMARY KEY (run, round, attempt, nonce)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revealed (
+    federation TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    transcript BLOB NOT NULL, set_digest BLOB NOT NULL, PRIMARY KEY (federation, run, round, attempt)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS status (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -77,6 +88,9 @@ class Keep:
         with self._db.transaction() as db:
             old = _day(time.time() - _REMEMBERED_S)
             db.execute("DELETE FROM task WHERE day < ? AND state IN ('acknowledged', 'dropped', 'cancelled')", (old,))
+            db.execute(
+                "DELETE FROM mask WHERE (run, round, attempt, nonce) NOT IN (SELECT run, round, attempt, nonce FROM task)"
+            )
 
     def receive(self, key: TaskKey, assignment: bytes, rounds_per_day: int, now_s: float | None = None) -> Entry:
         """The task as remembered, or remembered from now on; `PolicyRefused` when today's rounds are used up.
@@ -120,6 +134,7 @@ class Keep:
                 "AND state = 'trained'",
                 key,
             )
+            self._unmask_uncounted(db, key)
 
     def acknowledge(self, key: TaskKey) -> None:
         """The server's receipt is here: one transaction makes the round's local state the run's, and closes the task."""
@@ -144,11 +159,19 @@ class Keep:
                 f"{_MINE} AND state IN ('received', 'trained')",
                 key,
             )
+            self._unmask_uncounted(db, key)
 
     def drop(self, key: TaskKey) -> None:
         """The task is over without being counted."""
         with self._db.transaction() as db:
             db.execute(f"UPDATE task SET state = 'dropped', local = NULL {_MINE} AND state != 'acknowledged'", key)
+            self._unmask_uncounted(db, key)
+
+    @staticmethod
+    def _unmask_uncounted(db: sqlite3.Connection, key: TaskKey) -> None:
+        """Secrets of a sum go with its task, unless its vector is counted: then others wait for what only they give."""
+        if not db.execute(f"SELECT 1 FROM task {_MINE} AND state = 'acknowledged'", key).fetchone():
+            db.execute(f"DELETE FROM mask {_MINE}", key)
 
     def local(self, run: str, round: int) -> bytes | None:
         """Committed local state from which `round` starts; None at first contact.
@@ -189,6 +212,53 @@ class Keep:
             return self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], run.encode())
         except (InvalidTag, ValueError):
             raise JournalError(f"the local state of run {run!r} does not open: keep.key is not its key") from None
+
+    def mask(self, key: TaskKey, state: bytes, parcel: Parcel | None = None) -> None:
+        """Remember how far a masked sum is, sealed; parcel: the masked vector, once it is stored whole."""
+        at = (parcel.digest, parcel.length, parcel.kind) if parcel else (None, None, None)
+        with self._db.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO mask VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, self._sealed(key.run, state), *at))
+
+    def masked(self, key: TaskKey) -> tuple[bytes, Parcel | None] | None:
+        """What `mask` remembered last; None where nothing is."""
+        with self._db.reading() as db:
+            row = db.execute(f"SELECT state, digest, length, kind FROM mask {_MINE}", key).fetchone()
+        if row is None:
+            return None
+        return self._opened(key.run, row[0]), Parcel(row[1], row[2], row[3]) if row[1] is not None else None
+
+    def unmask(self, key: TaskKey) -> None:
+        """The masked sum is over for this device: its secrets go."""
+        with self._db.transaction() as db:
+            db.execute(f"DELETE FROM mask {_MINE}", key)
+
+    def unrevealed(self) -> list[tuple[TaskKey, bytes]]:
+        """Masked sums whose masked vector is counted and whose round is not known to be over: key, and the assignment."""
+        with self._db.reading() as db:
+            rows = db.execute(
+                "SELECT run, round, attempt, nonce, assignment FROM mask JOIN task USING (run, round, attempt, nonce) "
+                "WHERE task.state = 'acknowledged' ORDER BY run, round, attempt"
+            ).fetchall()
+        return [(TaskKey(*row[:4]), row[4]) for row in rows]
+
+    def masked_digests(self) -> set[bytes]:
+        """Digests of the masked vectors that may still be sent."""
+        with self._db.reading() as db:
+            return {row[0] for row in db.execute("SELECT digest FROM mask WHERE digest IS NOT NULL").fetchall()}
+
+    def revealed(self, federation: str, run: str, round_: int) -> list[Revealed]:
+        """Sets of survivors that were answered in a round, whatever the attempt (`RevealJournal`)."""
+        with self._db.reading() as db:
+            rows = db.execute(
+                "SELECT * FROM revealed WHERE federation = ? AND run = ? AND round = ? ORDER BY attempt",
+                (federation, run, round_),
+            ).fetchall()
+        return [Revealed(*row) for row in rows]
+
+    def write(self, revealed: Revealed) -> None:
+        """Remember, before the answer leaves, that a set is answered (`RevealJournal`); `JournalError` for a second one."""
+        with self._db.transaction() as db:
+            db.execute("INSERT INTO revealed VALUES (?, ?, ?, ?, ?, ?)", astuple(revealed))
 
     def find(self, key: TaskKey) -> Entry | None:
         """The task as remembered, if it is."""

@@ -6,10 +6,10 @@ A resend reads the same file, so a device never says two different things about 
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgehold.core.contract import Container, Payload
 from edgehold.core.errors import Busy
 from edgehold.core.files import sync, sync_folder
 
@@ -36,26 +36,22 @@ class Outbox:
         """Where the update with this digest lies."""
         return self._folder / f"{digest.hex()}.update"
 
-    def write(self, payload: Payload, kind: str, durable: bool) -> Parcel:
-        """Store an update. durable: when this returns it survives a power cut, not only the death of the process.
+    def write(self, blocks: Iterable[bytes | memoryview], kind: str, durable: bool) -> Parcel:
+        """Store an update, as it comes. durable: when this returns it survives a power cut, not only the death of the process.
 
         `Busy` when the disk has no room for it; `JournalError` when a sync fails, after which nothing on it can be trusted.
         """
         try:
-            return self._write(payload, kind, durable)
+            return self._write(blocks, kind, durable)
         except OSError as error:
             raise Busy(f"the device cannot store its update: {error.strerror}") from None
 
-    def _write(self, payload: Payload, kind: str, durable: bool) -> Parcel:
+    def _write(self, blocks: Iterable[bytes | memoryview], kind: str, durable: bool) -> Parcel:
         handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
         try:
             digest = hashlib.sha256()
             with open(handle, "wb") as file:
-                prefix = Container.prefix(payload)
-                digest.update(prefix)
-                file.write(prefix)
-                for start in range(0, payload.body.size, _BLOCK):
-                    block = payload.body.read(start, min(start + _BLOCK, payload.body.size))
+                for block in blocks:
                     digest.update(block)
                     file.write(block)
                 length = file.tell()

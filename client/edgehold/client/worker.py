@@ -6,7 +6,7 @@ Everything heavy is imported here and only when a task asks for it, so that an i
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -23,9 +23,10 @@ from edgehold.core.contract import (
     PrivateClientSide,
 )
 from edgehold.core.errors import ConfigError, FlError, JournalError, RejectedUpdate, WrongShape
+from edgehold.core.masks.terms import Terms
 from edgehold.core.privacy.events import Event
 from edgehold.core.task import Task
-from edgehold.core.vectors import Bytes
+from edgehold.core.vectors import Array, Bytes
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 
 T = TypeVar("T")
@@ -182,6 +183,20 @@ class Workbench:
             except RejectedUpdate as error:
                 refused[sender] = error
         return refused
+
+    def vector(self, assignment: TaskAssignment, sent: bytes, terms: Terms) -> Iterator[Array]:
+        """An encoded update as what is summed under masks. `WrongShape` where the terms are not those of such an update."""
+        from edgehold.defenses import registry
+
+        codec, _, _ = self._side(assignment.method)
+        schema = self._guard(lambda: self.task(assignment.task).schema)
+        form = registry.masked(assignment.method).form(schema, terms)
+        if (form.entries, form.largest) != (terms.entries, terms.largest):
+            raise WrongShape(
+                f"terms of a sum with {terms.entries} entries up to {terms.largest}; this update has {form.entries} up to "
+                f"{form.largest}"
+            )
+        return form.vector(codec.decode_update(Container.split(Bytes(sent)), schema))
 
     def finish(self, begun: "Begun", cancelled: threading.Event, charge: Charge) -> Trained:
         """The other half of a round, with the letters that could be had."""

@@ -216,11 +216,21 @@ class MaskedServerSide(ServerSide[State, OrderOut, UpdateIn], Protocol[State, Or
         """State after a masked round, in place of `close`. groups: one or more, lawful, in the order they were drawn."""
 
 
-class Codec(Protocol[Order, Update]):
-    """Orders and updates to bytes and back. Decoding enforces the method's law."""
+class Uploads(Protocol[UpdateOut]):
+    """How what devices send is read. Decoding enforces its law."""
 
     kind: str
     """Payload kind named in manifests: the method's name and payload version, "fedavg/1"."""
+
+    def body_bytes(self, schema: Schema) -> tuple[int, int]:
+        """Smallest and largest legal body of an update, in bytes; checked before the first chunk is stored."""
+
+    def decode_update(self, payload: Payload, schema: Schema) -> UpdateOut:
+        """The update, or the `RejectedUpdate` that says which law it breaks. May read the body block by block."""
+
+
+class Codec(Uploads[Update], Protocol[Order, Update]):
+    """Orders and updates to bytes and back."""
 
     def encode_order(self, order: Order) -> Payload: ...
 
@@ -228,12 +238,6 @@ class Codec(Protocol[Order, Update]):
         """The order, or `RejectedUpdate`: a device trusts its server no further than the law."""
 
     def encode_update(self, update: Update) -> Payload: ...
-
-    def body_bytes(self, schema: Schema) -> tuple[int, int]:
-        """Smallest and largest legal body of an update, in bytes; checked before the first chunk is stored."""
-
-    def decode_update(self, payload: Payload, schema: Schema) -> Update:
-        """The update, or the `RejectedUpdate` that says which law it breaks. May read the body block by block."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,9 @@ HEADER_LIMIT = 64 << 10
 """Bytes a payload header may have."""
 
 
+_BLOCK = 1 << 20
+
+
 class Container:
     """An update as one run of bytes: header length (4 bytes little-endian), header, body."""
 
@@ -276,6 +283,13 @@ class Container:
     def prefix(payload: Payload) -> bytes:
         """The bytes that stand before the body."""
         return len(payload.header).to_bytes(4, "little") + payload.header
+
+    @staticmethod
+    def blocks(payload: Payload) -> Iterator[bytes | memoryview]:
+        """The whole container, block by block."""
+        yield Container.prefix(payload)
+        for start in range(0, payload.body.size, _BLOCK):
+            yield payload.body.read(start, min(start + _BLOCK, payload.body.size))
 
     @staticmethod
     def split(blob: Blob) -> Payload:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health
@@ -25,7 +26,7 @@ from edgehold.core.privacy.ledger import Limit
 from edgehold.proto import listen
 from edgehold.proto.channel import options
 from edgehold.proto.rpc import service
-from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, transfer_pb2
+from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, masks_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
 from edgehold.server.config import ServerConfig, keys_folder
 from edgehold.server.desk.operator import SOCKET, socket_address
@@ -48,6 +49,7 @@ from edgehold.server.wire.control import ControlService
 from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.wire.gate import Doorman, RefusalLog, background
 from edgehold.server.wire.mailbox import MailboxService
+from edgehold.server.wire.masks import MaskService
 from edgehold.server.wire.transfer import TransferService
 
 log = logging.getLogger("edgehold.server")
@@ -59,6 +61,7 @@ HANDSHAKES_PER_S = 200.0
 _CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 _TRANSFER = transfer_pb2.DESCRIPTOR.services_by_name["TransferService"]
 _MAILBOX = mailbox_pb2.DESCRIPTOR.services_by_name["MailboxService"]
+_MASKS = masks_pb2.DESCRIPTOR.services_by_name["MaskService"]
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 
 
@@ -157,7 +160,7 @@ class Daemon:
         config, board = self._config, Board()
         spool = self._home / "spool"
         spool.mkdir(mode=0o700, exist_ok=True)
-        federation, limits = config.server.federation, config.limits
+        federation, limits, ca = config.server.federation, config.limits, config.ca_folder(self._home)
         admission = Admission(journal, board, federation, spool, limits.max_payload_bytes, config.store.min_free_share)
         sessions, metrics = Sessions(), Metrics(CollectorRegistry())
         sessions.on_change(lambda client, connected: metrics.clients_connected.set(len(sessions.connected)))
@@ -166,6 +169,7 @@ class Daemon:
             RoundKeys(keys_folder(config, self._home)), BlobStore(self._home / "blobs"), spool,
             Evaluation(config.tasks, spool), metrics, config.store.keep_models,
             Accounts(self._home / "ledger.db", {k: Limit(b.max_epsilon, b.delta) for k, b in config.budgets.items()}),
+            lambda: x509.load_pem_x509_certificates(trusted_pem(ca)),
             config.record, self._home / "transcripts",
         )  # fmt: skip
 
@@ -195,6 +199,7 @@ class Daemon:
                 service(_CONTROL, control, clients),
                 service(_TRANSFER, transfer, clients),
                 service(_MAILBOX, MailboxService(floor.roster, floor.board, floor.sessions), clients),
+                service(_MASKS, MaskService(floor.roster, floor.board), clients),
                 service(_ADMIN, admin, operators),
                 self._health_handler(),
             ],

@@ -102,6 +102,15 @@ class MaskClient:
             state.roster, state.phase = roster, "shared"
         return self._boxes(roster)
 
+    def share_again(self) -> tuple[Box, ...]:
+        """Step 2 once more, after a restart: the same boxes."""
+        return self._boxes(self._roster)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Ids of this device's group."""
+        return self._roster.ids
+
     def _boxes(self, roster: Roster) -> tuple[Box, ...]:
         state, me, digest = self._state, self._me, roster.digest
         others = [one for one in roster.members if one.client != me]

@@ -84,6 +84,10 @@ class Gathering:
         state.adverts[advert.client] = advert
         return advert.digest
 
+    def readmit(self, advert: Advert) -> None:
+        """An advert that `add` took before a restart; not judged again, since certificates and roots may have changed since."""
+        self._state.adverts[advert.client] = advert
+
     def close(self) -> tuple[Roster, ...]:
         """Draw the groups; asked again, the same. `GroupLost` where fewer than the floor came."""
         state = self._state

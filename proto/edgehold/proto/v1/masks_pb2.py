@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from edgehold.proto.v1 import control_pb2 as edgehold_dot_proto_dot_v1_dot_control__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65\x64gehold/proto/v1/masks.proto\x12\x11\x65\x64gehold.proto.v1\x1a\x1f\x65\x64gehold/proto/v1/control.proto\"j\n\x10\x41\x64vertiseRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12-\n\x06\x61\x64vert\x18\x02 \x01(\x0b\x32\x1d.edgehold.proto.v1.MaskAdvert\"\x80\x01\n\x11\x41\x64vertiseResponse\x12\x31\n\x07receipt\x18\x01 \x01(\x0b\x32\x1e.edgehold.proto.v1.MaskReceiptH\x00\x12/\n\x06roster\x18\x02 \x01(\x0b\x32\x1d.edgehold.proto.v1.MaskRosterH\x00\x42\x07\n\x05\x65vent\"b\n\x0cShareRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12)\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x1a.edgehold.proto.v1.MaskBox\"z\n\rShareResponse\x12\x31\n\x07receipt\x18\x01 \x01(\x0b\x32\x1e.edgehold.proto.v1.MaskReceiptH\x00\x12-\n\x05\x62oxes\x18\x02 \x01(\x0b\x32\x1c.edgehold.proto.v1.MaskBoxesH\x00\x42\x07\n\x05\x65vent\";\n\x10SurvivorsRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\"\x80\x01\n\x11SurvivorsResponse\x12\x31\n\x07waiting\x18\x01 \x01(\x0b\x32\x1e.edgehold.proto.v1.MaskReceiptH\x00\x12/\n\x03set\x18\x02 \x01(\x0b\x32 .edgehold.proto.v1.MaskSurvivorsH\x00\x42\x07\n\x05\x65vent\"\xa6\x01\n\rRevealRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x12\n\nset_digest\x18\x02 \x01(\x0c\x12+\n\x05seeds\x18\x03 \x03(\x0b\x32\x1c.edgehold.proto.v1.MaskShare\x12+\n\x05masks\x18\x04 \x03(\x0b\x32\x1c.edgehold.proto.v1.MaskShare\"\x10\n\x0eRevealResponse\"\r\n\x0bMaskReceipt\"\xad\x01\n\nMaskAdvert\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\ntranscript\x18\x02 \x01(\x0c\x12\x10\n\x08mask_key\x18\x03 \x01(\x0c\x12\x10\n\x08seal_key\x18\x04 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x05 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x06 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"H\n\x0bMaskEntrant\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ompany\x18\x02 \x01(\x04\x12\x15\n\radvert_digest\x18\x03 \x01(\x0c\"\x82\x01\n\nMaskRoster\x12\x12\n\ndraw_value\x18\x01 \x01(\x0c\x12\x30\n\x08\x65veryone\x18\x02 \x03(\x0b\x32\x1e.edgehold.proto.v1.MaskEntrant\x12.\n\x07members\x18\x03 \x03(\x0b\x32\x1d.edgehold.proto.v1.MaskAdvert\";\n\x07MaskBox\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x0e\n\x06sealed\x18\x03 \x01(\x0c\"6\n\tMaskBoxes\x12)\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x1a.edgehold.proto.v1.MaskBox\"h\n\rMaskSurvivors\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\x12\x0e\n\x06roster\x18\x02 \x01(\x0c\x12\x0f\n\x07sharers\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63lients\x18\x04 \x03(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\")\n\tMaskShare\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x0c\x32\xde\x02\n\x0bMaskService\x12X\n\tAdvertise\x12#.edgehold.proto.v1.AdvertiseRequest\x1a$.edgehold.proto.v1.AdvertiseResponse0\x01\x12L\n\x05Share\x12\x1f.edgehold.proto.v1.ShareRequest\x1a .edgehold.proto.v1.ShareResponse0\x01\x12X\n\tSurvivors\x12#.edgehold.proto.v1.SurvivorsRequest\x1a$.edgehold.proto.v1.SurvivorsResponse0\x01\x12M\n\x06Reveal\x12 .edgehold.proto.v1.RevealRequest\x1a!.edgehold.proto.v1.RevealResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65\x64gehold/proto/v1/masks.proto\x12\x11\x65\x64gehold.proto.v1\x1a\x1f\x65\x64gehold/proto/v1/control.proto\"j\n\x10\x41\x64vertiseRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12-\n\x06\x61\x64vert\x18\x02 \x01(\x0b\x32\x1d.edgehold.proto.v1.MaskAdvert\"\x80\x01\n\x11\x41\x64vertiseResponse\x12\x31\n\x07receipt\x18\x01 \x01(\x0b\x32\x1e.edgehold.proto.v1.MaskReceiptH\x00\x12/\n\x06roster\x18\x02 \x01(\x0b\x32\x1d.edgehold.proto.v1.MaskRosterH\x00\x42\x07\n\x05\x65vent\"b\n\x0cShareRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12)\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x1a.edgehold.proto.v1.MaskBox\"z\n\rShareResponse\x12\x31\n\x07receipt\x18\x01 \x01(\x0b\x32\x1e.edgehold.proto.v1.MaskReceiptH\x00\x12-\n\x05\x62oxes\x18\x02 \x01(\x0b\x32\x1c.edgehold.proto.v1.MaskBoxesH\x00\x42\x07\n\x05\x65vent\";\n\x10SurvivorsRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\"\x80\x01\n\x11SurvivorsResponse\x12\x31\n\x07waiting\x18\x01 \x01(\x0b\x32\x1e.edgehold.proto.v1.MaskReceiptH\x00\x12/\n\x03set\x18\x02 \x01(\x0b\x32 .edgehold.proto.v1.MaskSurvivorsH\x00\x42\x07\n\x05\x65vent\"\xa6\x01\n\rRevealRequest\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.edgehold.proto.v1.TaskId\x12\x12\n\nset_digest\x18\x02 \x01(\x0c\x12+\n\x05seeds\x18\x03 \x03(\x0b\x32\x1c.edgehold.proto.v1.MaskShare\x12+\n\x05masks\x18\x04 \x03(\x0b\x32\x1c.edgehold.proto.v1.MaskShare\"\x1e\n\x0eRevealResponse\x12\x0c\n\x04over\x18\x01 \x01(\x08\"\r\n\x0bMaskReceipt\"\xad\x01\n\nMaskAdvert\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\ntranscript\x18\x02 \x01(\x0c\x12\x10\n\x08mask_key\x18\x03 \x01(\x0c\x12\x10\n\x08seal_key\x18\x04 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x05 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x06 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"H\n\x0bMaskEntrant\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ompany\x18\x02 \x01(\x04\x12\x15\n\radvert_digest\x18\x03 \x01(\x0c\"\x82\x01\n\nMaskRoster\x12\x12\n\ndraw_value\x18\x01 \x01(\x0c\x12\x30\n\x08\x65veryone\x18\x02 \x03(\x0b\x32\x1e.edgehold.proto.v1.MaskEntrant\x12.\n\x07members\x18\x03 \x03(\x0b\x32\x1d.edgehold.proto.v1.MaskAdvert\";\n\x07MaskBox\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x0e\n\x06sealed\x18\x03 \x01(\x0c\"6\n\tMaskBoxes\x12)\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x1a.edgehold.proto.v1.MaskBox\"h\n\rMaskSurvivors\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\x12\x0e\n\x06roster\x18\x02 \x01(\x0c\x12\x0f\n\x07sharers\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63lients\x18\x04 \x03(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\")\n\tMaskShare\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x0c\x32\xe0\x02\n\x0bMaskService\x12X\n\tAdvertise\x12#.edgehold.proto.v1.AdvertiseRequest\x1a$.edgehold.proto.v1.AdvertiseResponse0\x01\x12L\n\x05Share\x12\x1f.edgehold.proto.v1.ShareRequest\x1a .edgehold.proto.v1.ShareResponse0\x01\x12X\n\tSurvivors\x12#.edgehold.proto.v1.SurvivorsRequest\x1a$.edgehold.proto.v1.SurvivorsResponse0\x01\x12O\n\x06Reveal\x12 .edgehold.proto.v1.RevealRequest\x1a!.edgehold.proto.v1.RevealResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVEALREQUEST']._serialized_start=741
   _globals['_REVEALREQUEST']._serialized_end=907
   _globals['_REVEALRESPONSE']._serialized_start=909
-  _globals['_REVEALRESPONSE']._serialized_end=925
-  _globals['_MASKRECEIPT']._serialized_start=927
-  _globals['_MASKRECEIPT']._serialized_end=940
-  _globals['_MASKADVERT']._serialized_start=943
-  _globals['_MASKADVERT']._serialized_end=1116
-  _globals['_MASKENTRANT']._serialized_start=1118
-  _globals['_MASKENTRANT']._serialized_end=1190
-  _globals['_MASKROSTER']._serialized_start=1193
-  _globals['_MASKROSTER']._serialized_end=1323
-  _globals['_MASKBOX']._serialized_start=1325
-  _globals['_MASKBOX']._serialized_end=1384
-  _globals['_MASKBOXES']._serialized_start=1386
-  _globals['_MASKBOXES']._serialized_end=1440
-  _globals['_MASKSURVIVORS']._serialized_start=1442
-  _globals['_MASKSURVIVORS']._serialized_end=1546
-  _globals['_MASKSHARE']._serialized_start=1548
-  _globals['_MASKSHARE']._serialized_end=1589
-  _globals['_MASKSERVICE']._serialized_start=1592
-  _globals['_MASKSERVICE']._serialized_end=1942
+  _globals['_REVEALRESPONSE']._serialized_end=939
+  _globals['_MASKRECEIPT']._serialized_start=941
+  _globals['_MASKRECEIPT']._serialized_end=954
+  _globals['_MASKADVERT']._serialized_start=957
+  _globals['_MASKADVERT']._serialized_end=1130
+  _globals['_MASKENTRANT']._serialized_start=1132
+  _globals['_MASKENTRANT']._serialized_end=1204
+  _globals['_MASKROSTER']._serialized_start=1207
+  _globals['_MASKROSTER']._serialized_end=1337
+  _globals['_MASKBOX']._serialized_start=1339
+  _globals['_MASKBOX']._serialized_end=1398
+  _globals['_MASKBOXES']._serialized_start=1400
+  _globals['_MASKBOXES']._serialized_end=1454
+  _globals['_MASKSURVIVORS']._serialized_start=1456
+  _globals['_MASKSURVIVORS']._serialized_end=1560
+  _globals['_MASKSHARE']._serialized_start=1562
+  _globals['_MASKSHARE']._serialized_end=1603
+  _globals['_MASKSERVICE']._serialized_start=1606
+  _globals['_MASKSERVICE']._serialized_end=1958
 # @@protoc_insertion_point(module_scope)

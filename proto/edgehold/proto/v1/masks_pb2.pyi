@@ -205,12 +205,17 @@ Global___RevealRequest: _TypeAlias = RevealRequest  # noqa: Y015
 class RevealResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    OVER_FIELD_NUMBER: _builtins.int
+    over: _builtins.bool
+    """Whether the round is over, so that its secrets may go."""
     def __init__(
         self,
+        *,
+        over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["over", b"over"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,7 +223,7 @@ Global___RevealResponse: _TypeAlias = RevealResponse  # noqa: Y015
 
 @_typing.final
 class MaskReceipt(_message.Message):
-    """The message has arrived and is stored."""
+    """The message has arrived and is stored. Comes again now and then while the rest is waited for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -6,11 +6,11 @@ The first admitted upload of a client for a task wins; a resend gets the same re
 import asyncio
 import errno
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -43,30 +43,7 @@ from edgehold.server.rounds.board import Board, OpenRound
 from edgehold.server.store import records
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.spool import SealedFile
-
-T = TypeVar("T")
-
-INLINE_BYTES = 64 << 10
-"""Work on fewer bytes than this is done where it stands; more goes to a thread."""
-
-
-async def offload(size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Run work on `size` bytes without holding up the other clients."""
-    return work(*arguments) if size < INLINE_BYTES else await to_its_end(asyncio.to_thread(work, *arguments))
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is done before this returns even if the caller is cancelled (its client hung up): a thread
-    cannot be called off, and nobody may touch its file before it is through.
-    """
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # nobody is left to hear it
-        raise
+from edgehold.server.threads import offload, to_its_end
 
 
 def _no_room(error: OSError) -> Exception:
@@ -184,9 +161,9 @@ class Admission:
 
     def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
         self.belongs(opened, statement)
-        if statement.payload_kind != opened.codec.kind:
-            raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {opened.codec.kind!r}")
-        least, most = opened.codec.body_bytes(opened.schema)
+        if statement.payload_kind != opened.uploads.kind:
+            raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {opened.uploads.kind!r}")
+        least, most = opened.uploads.body_bytes(opened.schema)
         if statement.payload_length > self._max_payload:
             raise TooLarge(f"payload of {statement.payload_length} bytes; at most {self._max_payload} are accepted")
         if not 4 + least <= statement.payload_length <= 4 + HEADER_LIMIT + most:
@@ -314,7 +291,7 @@ class Admission:
 
     def _judge(self, upload: Upload) -> Any:
         upload.file.verify(upload.statement.payload_digest)
-        return upload.opened.codec.decode_update(Container.split(upload.file), upload.opened.schema)
+        return upload.opened.uploads.decode_update(Container.split(upload.file), upload.opened.schema)
 
     def _record(self, db: Any, upload: Upload) -> int:
         said, key = upload.statement, upload.statement.digest()

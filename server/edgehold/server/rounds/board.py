@@ -1,14 +1,16 @@
 """The rounds that are open now: what was asked of whom, and what has come in."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgehold.core.contract import Codec
+from edgehold.core.contract import Uploads
 from edgehold.core.errors import Stale
 from edgehold.core.vectors import Schema
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
+from edgehold.server.rounds.masked import MaskedRound
 from edgehold.server.rounds.tally import Tally
 from edgehold.server.store.blobs import FileBlob
 from edgehold.server.store.mail import Mail
@@ -18,8 +20,9 @@ from edgehold.server.store.spool import SealedFile
 @dataclass(slots=True)
 class OpenRound:
     """One attempt at one round while updates come in. updates: client -> its sealed file and the
-    update read from it. changed: set whenever the tally may decide anew.
+    update read from it. uploads: how they are read. changed: set whenever the tally may decide anew.
     rejected: clients whose update was refused. mail: the letters of the round before, for methods whose devices read them.
+    masks: the masked sum, where updates are summed under masks; its steps go on after the last upload.
     """
 
     run: str
@@ -30,7 +33,7 @@ class OpenRound:
     task: str
     base: FileBlob
     schema: Schema
-    codec: Codec[Any, Any]
+    uploads: Uploads[Any]
     tally: Tally
     key: bytes
     folder: Path
@@ -39,6 +42,7 @@ class OpenRound:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     rejected: set[str] = field(default_factory=set)
     mail: Mail | None = None
+    masks: MaskedRound | None = None
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -62,6 +66,7 @@ class Board:
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, int, int], OpenRound] = {}
+        self._masked: dict[tuple[str, int, int], OpenRound] = {}
 
     def post(self, opened: OpenRound) -> None:
         """A round's tasks go out."""
@@ -71,9 +76,26 @@ class Board:
         """The round takes no more updates."""
         self._rounds.pop((opened.run, opened.round, opened.attempt), None)
 
+    def unmask(self, opened: OpenRound) -> None:
+        """The steps of a masked sum may be played from now on, until `forget`."""
+        self._masked[opened.run, opened.round, opened.attempt] = opened
+
+    def forget(self, opened: OpenRound) -> None:
+        """The round is over."""
+        self.take_down(opened)
+        self._masked.pop((opened.run, opened.round, opened.attempt), None)
+
     def find(self, task: TaskId) -> OpenRound:
         """The open round a message speaks of; `Stale` when there is none, or its nonce is another."""
-        opened = self._rounds.get((task.run, task.round, task.attempt))
+        return self._found(self._rounds, task)
+
+    def find_masked(self, task: TaskId) -> OpenRound:
+        """The round whose masked sum a message speaks of: still open, or closing."""
+        return self._found(self._masked, task)
+
+    @staticmethod
+    def _found(rounds: Mapping[tuple[str, int, int], OpenRound], task: TaskId) -> OpenRound:
+        opened = rounds.get((task.run, task.round, task.attempt))
         if opened is None:
             raise Stale(f"run {task.run!r} round {task.round} attempt {task.attempt} is not open here; drop this task")
         if opened.nonce != task.nonce:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgehold.core import crashpoints
-from edgehold.core.contract import Cohort, Container, Facts, Payload, PrivateServerSide, ServerSide, Weighted
+from edgehold.core.contract import Cohort, Container, Facts, Packed, Payload, PrivateServerSide, ServerSide, Weighted
 from edgehold.core.errors import FlError
 from edgehold.core.plan import Plan
 from edgehold.core.streams import select, selection_stream
@@ -22,10 +22,12 @@ from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskCancelled
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor
 from edgehold.server.rounds.gathering import Gathering
+from edgehold.server.rounds.masked import Outcome, drawn
 from edgehold.server.rounds.opening import Opening
 from edgehold.server.rounds.scoring import Scoring
+from edgehold.server.rounds.summing import Summing
 from edgehold.server.rounds.tally import Verdict, wanted
-from edgehold.server.store import records
+from edgehold.server.store import masks, records
 from edgehold.server.store.blobs import FileBlob, file_blob
 from edgehold.server.store.records import RoundRow
 from edgehold.server.store.transcript import Transcript
@@ -64,6 +66,7 @@ class Driver:
         self._initial = initial
         self._opened: OpenRound | None = None
         self._scoring = Scoring(floor, plan, tell)
+        self._summing = Summing(floor, plan, opening.schema, self.gathering)
         self._sweeping: asyncio.Task[None] | None = None
 
     async def drive(self) -> None:
@@ -82,7 +85,12 @@ class Driver:
     async def give_up(self, why: str) -> None:
         """After `drive` was cancelled for good: end the attempt under way, so that clients drop it and a later one is fresh."""
         row = records.latest(self.floor.journal, self.run)
-        if row is not None and row.state in ("planned", "open", "closing"):
+        if row is None or row.state not in ("planned", "open", "closing"):
+            return
+        if row.state == "closing" and self.plan.privacy.masked and self._opened is not None:
+            # Some may have revealed: their updates of this round cannot be summed a second time.
+            await self._commit(row, self._opened, (), self._state, self._counted(row, self._opened, (), time.monotonic()))
+        else:
             await self._abandon(row, self._opened, why)
 
     # ---- one round
@@ -123,7 +131,14 @@ class Driver:
         chosen = select(available, many, selection_stream(self.plan.run.seed, self.run, number, attempt))
         key, nonce = (self.run, number, attempt), secrets.token_bytes(32)
         _, base = self._order(number, chosen)
-        await self.floor.journal.write(lambda db: records.plan_round(db, key, nonce, chosen, base.digest))
+        value, company = drawn(chosen, masks.suspicion(self.floor.journal, self.run))
+
+        def plan(db: Any) -> None:
+            records.plan_round(db, key, nonce, chosen, base.digest)
+            if self.plan.privacy.masked:
+                masks.plan(db, key, value, company)
+
+        await self.floor.journal.write(plan)
         crashpoints.reach("planned")
         return RoundRow(*key, "planned", nonce, chosen, base.digest, None, None, None, {})
 
@@ -134,6 +149,8 @@ class Driver:
         """Play an opened round to its commit; False when it had to be abandoned."""
         started, floor = time.monotonic(), self.floor
         survivors = row.survivors
+        if opened.masks is not None:
+            floor.board.unmask(opened)
         try:
             if survivors is None:
                 if row.state == "planned":
@@ -143,7 +160,8 @@ class Driver:
                 for client in sorted(opened.tally.pending):
                     if floor.sessions.send(client, ConnectResponse(task=opened.assignments[client])):
                         opened.bytes_down += len(opened.assignments[client].inline_body)
-                if await self._collect(opened) is Verdict.ABANDON:
+                verdict = await (self._summing.gather(opened) if opened.masks else self._collect(opened))
+                if verdict is Verdict.ABANDON:
                     await self._abandon(row, opened, "quorum out of reach")
                     return False
                 floor.board.take_down(opened)
@@ -156,7 +174,7 @@ class Driver:
             await self._close(row, opened, survivors, started)
             return True
         finally:
-            floor.board.take_down(opened)
+            floor.board.forget(opened)
             floor.admission.forget(opened)
             opened.close()
 
@@ -184,10 +202,20 @@ class Driver:
         if row.round in floor.record.get(self.run, ()):
             await asyncio.to_thread(self._record, row, opened, survivors)
             await floor.journal.write(lambda db: floor.journal.append_audit(db, "round_recorded", self.run, round=row.round))
-        state, facts = await asyncio.to_thread(self._fold, opened, survivors)
+        outcome: Outcome | None = None
+        if opened.masks is not None:
+            outcome = await self._summing.unmask(opened, survivors)
+            state, facts = await asyncio.to_thread(self._summing.fold, self.side, self._state, opened, outcome)
+            facts |= opened.masks.facts(len(row.selection), outcome)
+            survivors = outcome.survivors
+        else:
+            state, facts = await asyncio.to_thread(self._fold, opened, survivors)
         crashpoints.reach("summed")
-        facts |= {
-            "aggregate_seconds": time.monotonic() - before,
+        facts |= {"aggregate_seconds": time.monotonic() - before} | self._counted(row, opened, survivors, started)
+        await self._commit(row, opened, survivors, state, facts, outcome)
+
+    def _counted(self, row: RoundRow, opened: OpenRound, survivors: Sequence[str], started: float) -> Facts:
+        return {
             "round_seconds": time.monotonic() - started,
             "clients_selected": float(len(row.selection)),
             "clients_admitted": float(len(survivors)),
@@ -196,16 +224,32 @@ class Driver:
             "bytes_up": float(opened.bytes_up),
             "bytes_down": float(opened.bytes_down),
         }
-        packed = self.side.pack(state)
+
+    async def _commit(
+        self, row: RoundRow, opened: OpenRound, survivors: Sequence[str], state: Any, facts: Facts,
+        outcome: Outcome | None = None,
+    ) -> None:  # fmt: skip
+        """The round ends with this state. outcome: of a masked sum."""
+        floor, packed = self.floor, self._at_rest(self.side.pack(state))
         model, text = file_blob(packed.blobs["model"]), records.pack(packed)
         crashpoints.reach("stored")
 
         last = row.round == self.plan.run.rounds
         relayed = self._opening.relays and not last
+        suspects = masks.suspicion(floor.journal, self.run)
 
         def commit(db: Any) -> None:
             records.commit_round(db, row.key, model.digest, text, facts)
             records.settle_letters(db, row.key, survivors, last, relayed)
+            masks.forget(db, row.key)
+            if outcome is not None:
+                masks.suspect(db, self.run, outcome.learned(suspects))
+                if outcome.suspects or outcome.void or outcome.lost:
+                    floor.journal.append_audit(
+                        db, "masked_groups_failed", self.run, round=row.round, attempt=row.attempt,
+                        void=[list(group) for group in outcome.void], lost=[list(group) for group in outcome.lost],
+                        suspects=list(outcome.suspects),
+                    )  # fmt: skip
             floor.journal.append_audit(
                 db, "round_committed", self.run, round=row.round, attempt=row.attempt, model=model.digest.hex(),
                 survivors=list(survivors),
@@ -214,6 +258,8 @@ class Driver:
         await floor.journal.write(commit)
         crashpoints.reach("commit_journaled")
         self._state = state
+        if opened.masks is not None:
+            opened.masks.commit()
         if relayed:
             # The next round's devices read what is sealed here; what the round before left has served its time.
             await self._sweep(opened.mail.over if opened.mail else "", opened)
@@ -236,6 +282,12 @@ class Driver:
         weighted = [Weighted(c, w, u) for c, w, u in zip(survivors, weights, updates, strict=True)]
         return self.side.close(self._state, weighted, self.floor.store)
 
+    def _at_rest(self, packed: Packed) -> Packed:
+        """All of it in the store: a state that no round has written yet may stand in memory."""
+        store = self.floor.store
+        blobs = {name: one if isinstance(one, FileBlob) else store.keep(one) for name, one in packed.blobs.items()}
+        return Packed(blobs, packed.scalars)
+
     def _record(self, row: RoundRow, opened: OpenRound, survivors: Sequence[str]) -> None:
         """Keep what the operator's configuration asks for: the order and the updates that count, as they came."""
         transcript = Transcript(self.floor.transcripts / f"{self.run}.sqlite", self.plan, opened.schema)
@@ -251,6 +303,7 @@ class Driver:
             if not records.abandon_round(db, row.key):
                 return False
             records.forget_letters(db, row.key)
+            masks.forget(db, row.key)
             self.floor.journal.append_audit(db, "round_abandoned", self.run, round=row.round, attempt=row.attempt, why=why)
             return True
 
@@ -263,7 +316,9 @@ class Driver:
             return
         log.warning("run %s round %d attempt %d abandoned: %s", self.run, row.round, row.attempt, why)
         if opened:
-            self.floor.board.take_down(opened)
+            self.floor.board.forget(opened)
+            if opened.masks is not None:
+                opened.masks.end("the attempt was abandoned")
             self._dismiss(opened, (), "the attempt was abandoned")
         await self._sweep(row.name, opened)
         self.floor.metrics.rounds_abandoned.inc()

@@ -12,6 +12,7 @@ from edgehold.server.rounds.accounts import Accounts
 from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.evaluation import Evaluation
+from edgehold.server.rounds.masked import Roots
 from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.store.blobs import BlobStore
 from edgehold.server.store.journal import Journal
@@ -20,7 +21,11 @@ from edgehold.server.store.spool import RoundKeys
 
 @dataclass(slots=True)
 class Floor:
-    """What every run of a server shares. record: run -> rounds to keep in a file of `transcripts`; see `ServerConfig`."""
+    """What every run of a server shares.
+
+    roots: of the federation, to which devices' certificates lead. record: run -> rounds to keep in a file of `transcripts`; see
+    `ServerConfig`.
+    """
 
     federation: str
     signing_key: Ed25519PrivateKey
@@ -36,5 +41,6 @@ class Floor:
     metrics: Metrics
     keep_models: int
     accounts: Accounts
+    roots: Roots
     record: Mapping[str, Collection[int]] = field(default_factory=dict)
     transcripts: Path = Path()

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgehold.core.contract import Codec, Container, Needs
+from edgehold.core.errors import JournalError
 from edgehold.core.manifest import PROTOCOL_VERSION, TaskStatement, roster_digest
+from edgehold.core.masks.sizing import Sizes
+from edgehold.core.masks.upload import MaskedUploads
 from edgehold.core.plan import Plan
 from edgehold.core.vectors import Schema
+from edgehold.proto.masks import said_of
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.masked import MaskedRound, terms_of
 from edgehold.server.rounds.tally import Tally
-from edgehold.server.store import records
+from edgehold.server.store import masks, records
 from edgehold.server.store.blobs import FileBlob
 from edgehold.server.store.mail import Mail
 from edgehold.server.store.records import RoundRow
@@ -32,6 +37,7 @@ class Opening:
     schema: Schema
     codec: Codec[Any, Any]
     needs: Needs
+    sizes: Sizes | None = None
 
     @property
     def relays(self) -> bool:
@@ -58,6 +64,8 @@ class Opening:
             row.run, row.round, row.attempt, row.nonce, self.plan.digest, self.plan.run.task, base, self.schema,
             self.codec, tally, key, folder, {}, mail=mail,
         )  # fmt: skip
+        if self.sizes is not None:
+            self._mask(opened, row, self.sizes)
         inline = base.read(0, base.size) if base.size <= INLINE_LIMIT else b""
         for client in row.selection:
             opened.assignments[client] = self._assignment(opened, client, row.selection, header, inline)
@@ -66,6 +74,15 @@ class Opening:
         opened.close()
         return None
 
+    def _mask(self, opened: OpenRound, row: RoundRow, sizes: Sizes) -> None:
+        """Updates of this round are summed under masks."""
+        found = masks.find(self.floor.journal, row.key)
+        if found is None:
+            raise JournalError(f"run {row.run!r} round {row.round}: the journal has no draw for this masked round")
+        terms = terms_of(sizes, self.floor.federation, self.plan.digest, row.key, row.nonce, opened.base.digest, found)
+        opened.masks = MaskedRound(self.floor.journal, row.key, terms, found, self.floor.roots, opened.changed)
+        opened.uploads = MaskedUploads(terms)
+
     def _readmit(self, opened: OpenRound, row: RoundRow) -> bool:
         """Take up the updates with a receipt; False when one of them is not whole any more."""
         for client, (upload, digest) in records.receipts(self.floor.journal, row.key).items():
@@ -73,7 +90,7 @@ class Opening:
             if file.digest() != digest:
                 file.close()
                 return False
-            opened.updates[client] = (file, self.codec.decode_update(Container.split(file), self.schema))
+            opened.updates[client] = (file, opened.uploads.decode_update(Container.split(file), self.schema))
             opened.tally.admit(client)
         return True
 
@@ -84,7 +101,7 @@ class Opening:
             PROTOCOL_VERSION, self.floor.federation, opened.plan_digest, opened.run, opened.round, opened.attempt,
             opened.nonce, client, opened.base.digest, opened.base.size, hashlib.sha256(header).digest(),
             roster_digest(cohort), self.schema.digest, opened.task, str(self.plan.method["name"]),
-            b"",
+            opened.masks.terms.transcript if opened.masks else b"",
         )  # fmt: skip
         lines, head = records.ledger_head(self.floor.journal, client)
         return TaskAssignment(
@@ -100,6 +117,7 @@ class Opening:
             roster_digest=statement.roster_digest,
             deadline_s=self.plan.cohort.round_deadline_s,
             schema_digest=statement.schema_digest,
+            mask=said_of(opened.masks.terms) if opened.masks else None,
             signature=self.floor.signing_key.sign(statement.signing_input()),
             inline_body=inline,
             ledger_lines=lines,

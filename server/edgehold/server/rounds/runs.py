@@ -16,6 +16,7 @@ from edgehold.proto.v1.admin_pb2 import RunInfo, WatchRunResponse
 from edgehold.server.rounds.driver import Driver
 from edgehold.server.rounds.floor import Floor
 from edgehold.server.rounds.opening import Opening
+from edgehold.server.rounds.summing import sizes_of
 from edgehold.server.store import records, weights_file
 from edgehold.server.store.blobs import FileBlob, file_blob
 from edgehold.server.store.records import RoundRow
@@ -85,6 +86,7 @@ class Runs:
         else:
             schema, blob = await floor.evaluation.initial(plan.run.task, plan.method, plan.run.seed, floor.store)
         # A method that cannot work with such a model says so now, before the run is in the journal.
+        sizes_of(plan, settings, schema)
         side = registry.server_side(str(plan.method["name"]), settings, schema, plan.run.seed)
         await asyncio.to_thread(side.start, Vector(blob))
 
@@ -208,7 +210,8 @@ class Runs:
 
     def _start(self, run: str, plan: Plan, settings: Any, schema: Schema, initial: FileBlob) -> None:
         name = str(plan.method["name"])
-        opening = Opening(self._floor, plan, schema, registry.codec(name, settings), registry.method(name).needs(settings))
+        needs, sizes = registry.method(name).needs(settings), sizes_of(plan, settings, schema)
+        opening = Opening(self._floor, plan, schema, registry.codec(name, settings), needs, sizes)
         side = registry.server_side(name, settings, schema, plan.run.seed)
         driver = Driver(self._floor, run, plan, initial, side, opening, lambda row: self._tell(run, row))
         self._drivers[run] = driver

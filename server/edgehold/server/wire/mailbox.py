@@ -9,10 +9,10 @@ from edgehold.proto.strict import CHUNK_LIMIT, name
 from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, FindRequest, FindResponse, Sender
 from edgehold.server.identity.roster import Roster
-from edgehold.server.rounds.admission import offload
 from edgehold.server.rounds.board import Board, OpenRound
 from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.store.mail import Letter, Mail
+from edgehold.server.threads import offload
 
 
 class MailboxService:

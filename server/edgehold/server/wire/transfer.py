@@ -17,8 +17,9 @@ from edgehold.proto.v1.transfer_pb2 import (
     UploadResponse,
 )
 from edgehold.server.identity.roster import Member, Roster
-from edgehold.server.rounds.admission import Admission, Upload, offload
+from edgehold.server.rounds.admission import Admission, Upload
 from edgehold.server.rounds.board import Board
+from edgehold.server.threads import offload
 
 PROGRESS_BYTES = 64 << 10
 PROGRESS_WINDOW_S = 20.0
