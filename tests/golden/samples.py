@@ -10,9 +10,18 @@ from google.protobuf.message_factory import GetMessageClass
 
 from edgehold.core.keys import enrol_statement
 from edgehold.core.manifest import TaskStatement, UploadStatement, roster_digest, signing_input
-from edgehold.proto.v1 import admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, payloads_pb2, peers_pb2, transfer_pb2
+from edgehold.proto.v1 import (
+    admin_pb2,
+    control_pb2,
+    enrolment_pb2,
+    mailbox_pb2,
+    masks_pb2,
+    payloads_pb2,
+    peers_pb2,
+    transfer_pb2,
+)
 
-FILES = (admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, payloads_pb2, peers_pb2, transfer_pb2)
+FILES = (admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, masks_pb2, payloads_pb2, peers_pb2, transfer_pb2)
 
 
 def kinds() -> dict[str, type[Message]]:

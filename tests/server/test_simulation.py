@@ -30,8 +30,8 @@ from edgehold.proto.rpc import Caller
 from edgehold.proto.statements import manifest_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, decode
 from edgehold.proto.v1.transfer_pb2 import Receipt, ResumeRequest, UploadRequest
+from edgehold.server import threads
 from edgehold.server.identity.roster import Roster
-from edgehold.server.rounds import admission as admission_module
 from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board, OpenRound
 from edgehold.server.rounds.tally import Tally, Verdict
@@ -256,7 +256,7 @@ async def play(world: World, seed: int, seen: dict[str, int]) -> None:
 @pytest.mark.timeout(900)
 def test_no_update_is_counted_twice_and_no_receipt_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Threads as for large uploads: more ways for two streams to meet.
-    monkeypatch.setattr(admission_module, "INLINE_BYTES", 24)
+    monkeypatch.setattr(threads, "INLINE_BYTES", 24)
     world, seen = World(tmp_path, AT_ONCE), dict[str, int]()
 
     async def main() -> None:
