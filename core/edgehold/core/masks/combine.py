@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgehold.core.masks.draw import count
 from edgehold.core.masks.sums import GroupSum
 from edgehold.core.vectors import BLOCK, Array
 
@@ -46,6 +47,16 @@ def means(sums: Sequence[GroupSum], how: How = "median", trim: float = 0.2, size
         table = np.sort(np.stack([row / len(one.survivors) for row, one in zip(rows, sums, strict=True)]), axis=0)
         lo, hi = (cut, len(sums) - cut) if how == "trimmed" else ((len(sums) - 1) // 2, len(sums) // 2 + 1)
         yield table[lo:hi].sum(axis=0) / (hi - lo)
+
+
+def promise(devices: int, least: int, most: int) -> str:
+    """What so many devices in groups of such sizes promise against liars, for people."""
+    number = count(devices, least, most)
+    largest = -(-devices // number)
+    said = f"{number} group{'s' if number > 1 else ''} of up to {largest}"
+    if number < ENOUGH:
+        return f"{said}: fewer than {ENOUGH}, so that a single liar can move the result"
+    return f"{said}: liars below {liars_withstood(largest):.1%} of the devices leave most groups without one"
 
 
 def liars_withstood(members: int) -> float:

@@ -11,6 +11,7 @@ from cryptography import x509
 from edgehold.core import kernels, keys
 from edgehold.core.command import Finding, examine
 from edgehold.core.errors import ConfigError, FlError
+from edgehold.core.masks.combine import promise
 from edgehold.core.plan import Plan, parse_plan
 from edgehold.core.vectors import Vector
 from edgehold.defenses import registry
@@ -18,6 +19,7 @@ from edgehold.server.config import ServerConfig, TaskEntry, keys_folder, load
 from edgehold.server.desk.operator import SOCKET
 from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
 from edgehold.server.rounds.evaluator import load_task
+from edgehold.server.rounds.summing import sizes_of
 from edgehold.server.store.spool import RoundKeys
 from edgehold.server.store.transcript import must_be_open
 
@@ -127,7 +129,10 @@ def _plan(path: Path, config: ServerConfig) -> str:
         )
     if plan.model.file is None:
         _begin(plan, settings, config.tasks[plan.run.task])
-    return f"{plan.run.name}: {plan.run.rounds} rounds of {plan.method['name']}, {plan.cohort.size} clients"
+    said = f"{plan.run.name}: {plan.run.rounds} rounds of {plan.method['name']}, {plan.cohort.size} clients"
+    if plan.privacy.masked:
+        said += f"; masked, {promise(plan.cohort.size, plan.masks.group_least, plan.masks.group_most)}"
+    return said
 
 
 def _begin(plan: Plan, settings: Any, entry: TaskEntry) -> None:
@@ -136,3 +141,4 @@ def _begin(plan: Plan, settings: Any, entry: TaskEntry) -> None:
     task = load_task(entry.task, entry.options)
     weights = registry.first_weights(name, settings, task, seed)
     registry.server_side(name, settings, task.schema, seed).start(Vector.of(weights))
+    sizes_of(plan, settings, task.schema)

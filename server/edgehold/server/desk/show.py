@@ -91,6 +91,9 @@ def round_line(info: pb.RoundInfo, rounds: int) -> str:
     score = f"  accuracy {facts['accuracy']:.3f}" if "accuracy" in facts else ""
     if "epsilon_worst" in facts:
         score += f"  epsilon {spent(facts)}"
+    if "mask_groups" in facts:
+        bad = int(facts["mask_groups_void"]), int(facts["mask_groups_lost"])
+        score += f"  {int(facts['mask_groups'])} masked groups" + (f" ({bad[0]} void, {bad[1]} lost)" if any(bad) else "")
     if info.state != "committed":
         return f"round {info.round:>4}/{rounds}  {info.state} (attempt {info.attempt})"
     return (

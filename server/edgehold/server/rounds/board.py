@@ -90,8 +90,8 @@ class Board:
         return self._found(self._rounds, task)
 
     def find_masked(self, task: TaskId) -> OpenRound:
-        """The round whose masked sum a message speaks of: still open, or closing."""
-        return self._found(self._masked, task)
+        """The round whose masked sum a message speaks of: still open, or closing. It may be one without masks."""
+        return self._found(self._masked if (task.run, task.round, task.attempt) in self._masked else self._rounds, task)
 
     @staticmethod
     def _found(rounds: Mapping[tuple[str, int, int], OpenRound], task: TaskId) -> OpenRound:

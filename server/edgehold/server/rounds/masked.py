@@ -17,6 +17,7 @@ from edgehold.core import crashpoints
 from edgehold.core.contract import Facts, MaskedForm
 from edgehold.core.errors import FlError, GroupLost, OutsideLaw, Stale
 from edgehold.core.masks import draw
+from edgehold.core.masks.combine import ENOUGH, liars_withstood
 from edgehold.core.masks.draw import Entrant
 from edgehold.core.masks.gathering import Gathering, draw_value
 from edgehold.core.masks.group import MaskGroup
@@ -29,6 +30,7 @@ from edgehold.core.masks.terms import Terms
 from edgehold.core.vectors import Blob
 from edgehold.proto.masks import advert_from, advert_to, boxes_from, boxes_to
 from edgehold.proto.v1.masks_pb2 import MaskAdvert, MaskBoxes
+from edgehold.server.rounds.meter import Meter
 from edgehold.server.store import masks
 from edgehold.server.store.journal import Journal
 from edgehold.server.store.masks import MasksRow, Step, Suspicion
@@ -95,7 +97,7 @@ class MaskedRound:
     """
 
     def __init__(self, journal: Journal, key: Key, terms: Terms, row: MasksRow, roots: Roots, moved: asyncio.Event) -> None:
-        self.terms = terms
+        self.terms, self.meter = terms, Meter()
         self._journal, self._key, self._roots, self._moved = journal, key, roots, moved
         self._gathering = Gathering(terms, row.value, entrants(row.company))
         self._groups: dict[str, MaskGroup] = {}
@@ -136,7 +138,8 @@ class MaskedRound:
         self._alive()
         if self._step == "advertise" and self._closing and advert.client not in self.advertised:
             raise Stale(_LATE)
-        self._gathering.add(advert, self._roots(), time.time())
+        with self.meter.working("keys"):
+            self._gathering.add(advert, self._roots(), time.time())
         await to_its_end(self._store("advertise", advert.client, advert_to(advert).SerializeToString(deterministic=True)))
         crashpoints.reach("advert_journaled")
 
@@ -146,7 +149,8 @@ class MaskedRound:
         group = self._group(client)
         if self._step == "share" and self._closing and client not in group.sharers:
             raise Stale(_LATE)
-        group.share(client, boxes)
+        with self.meter.working("shares"):
+            group.share(client, boxes)
         body = MaskBoxes(boxes=boxes_to(boxes)).SerializeToString(deterministic=True)
         await to_its_end(self._store("share", client, body))
         crashpoints.reach("shares_journaled")
@@ -154,7 +158,8 @@ class MaskedRound:
     def reveal(self, answer: Reveal) -> None:
         """Step 5: a survivor's shares, in memory alone."""
         self._alive()
-        self._group(answer.client).reveal(answer)
+        with self.meter.working("reveals"):
+            self._group(answer.client).reveal(answer)
         self._moved.set()
         crashpoints.reach("revealed_in_memory")
 
@@ -243,7 +248,8 @@ class MaskedRound:
     async def draw(self) -> None:
         """End step 1: groups are drawn. `GroupLost` where fewer came than a group needs."""
         await self._quiet()
-        self._form()
+        with self.meter.working("keys"):
+            self._form()
         await self._move("share")
 
     async def close_shares(self) -> None:
@@ -279,7 +285,8 @@ class MaskedRound:
             try:
                 if group.phase != "reveal":
                     raise GroupLost("too few of its members are left")
-                outcome.sums.append(group.settle(uploads, form.law))
+                with self.meter.working("sums"):
+                    outcome.sums.append(group.settle(uploads, form.law))
             except OutsideLaw as error:
                 self._warn("void", error)
                 outcome.void.append(self._sets[group.roster.ids[0]].clients)
@@ -295,7 +302,12 @@ class MaskedRound:
         shared = self.sharers
         uploaded = frozenset(who for group in groups for who in group.uploaded)
         revealed = frozenset(who for group in groups for who in group.answered)
-        return {
+        kept = {who: group for group in groups for who in group.sharers}
+        recovered = [one for one in outcome.sums if len(one.survivors) < len(kept[one.survivors[0]].roster.ids)]
+        largest = max((len(group.roster.ids) for group in groups), default=1)
+        return self.meter.facts() | {
+            "mask_liars_withstood": liars_withstood(largest) if len(groups) >= ENOUGH else 0.0,
+            "mask_groups_recovered": float(len(recovered)),
             "mask_groups": float(len(outcome.sums)),
             "mask_groups_void": float(len(outcome.void)),
             "mask_groups_lost": float(len(outcome.lost)),

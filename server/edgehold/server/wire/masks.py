@@ -56,37 +56,37 @@ class MaskService:
         if advert.client != caller.name:
             raise IdentityError(f"the advert speaks for {advert.client!r}, the certificate for {caller.name!r}")
         masked = self._enter(caller, request.task)
+        masked.meter.moved("keys", request.ByteSize())
         await masked.advert(advert)
         async for roster in self._awaited(caller, masked, lambda: masked.roster_of(caller.name)):
-            if roster is None:
-                yield AdvertiseResponse(receipt=_RECEIPT)
-            else:
-                yield AdvertiseResponse(roster=roster_to(roster))
+            reply = AdvertiseResponse(receipt=_RECEIPT) if roster is None else AdvertiseResponse(roster=roster_to(roster))
+            masked.meter.moved("keys", reply.ByteSize())
+            yield reply
 
     async def share(self, request: ShareRequest, caller: Caller) -> AsyncIterator[ShareResponse]:
         """Step 2: a receipt for the shares, then those of the others."""
         boxes = boxes_from(request.boxes)
         masked = self._enter(caller, request.task)
+        masked.meter.moved("shares", request.ByteSize())
         await masked.shares(caller.name, boxes)
         async for found in self._awaited(caller, masked, lambda: masked.boxes_of(caller.name)):
-            if found is None:
-                yield ShareResponse(receipt=_RECEIPT)
-            else:
-                yield ShareResponse(boxes=MaskBoxes(boxes=boxes_to(found)))
+            reply = ShareResponse(receipt=_RECEIPT) if found is None else ShareResponse(boxes=MaskBoxes(boxes=boxes_to(found)))
+            masked.meter.moved("shares", reply.ByteSize())
+            yield reply
 
     async def survivors(self, request: SurvivorsRequest, caller: Caller) -> AsyncIterator[SurvivorsResponse]:
         """Step 4: the set of the caller's group."""
         masked = self._enter(caller, request.task)
         async for found in self._awaited(caller, masked, lambda: masked.survivors_of(caller.name)):
-            if found is None:
-                yield SurvivorsResponse(waiting=_RECEIPT)
-            else:
-                yield SurvivorsResponse(set=survivors_to(found))
+            reply = SurvivorsResponse(waiting=_RECEIPT) if found is None else SurvivorsResponse(set=survivors_to(found))
+            masked.meter.moved("reveals", reply.ByteSize())
+            yield reply
 
     async def reveal(self, request: RevealRequest, caller: Caller) -> AsyncIterator[RevealResponse]:
         """Step 5: taken at once; the stream ends when the round is committed."""
         answer = reveal_from(request, caller.name)
         masked = self._enter(caller, request.task)
+        masked.meter.moved("reveals", request.ByteSize())
         if not masked.committed:
             masked.reveal(answer)
         async for over in self._awaited(caller, masked, lambda: masked.committed or None):
