@@ -140,7 +140,7 @@ class MaskedRound:
             raise Stale(_LATE)
         with self.meter.working("keys"):
             self._gathering.add(advert, self._roots(), time.time())
-        await to_its_end(self._store("advertise", advert.client, advert_to(advert).SerializeToString(deterministic=True)))
+        await self._store("advertise", advert.client, advert_to(advert).SerializeToString(deterministic=True))
         crashpoints.reach("advert_journaled")
 
     async def shares(self, client: str, boxes: Sequence[Box]) -> None:
@@ -152,7 +152,7 @@ class MaskedRound:
         with self.meter.working("shares"):
             group.share(client, boxes)
         body = MaskBoxes(boxes=boxes_to(boxes)).SerializeToString(deterministic=True)
-        await to_its_end(self._store("share", client, body))
+        await self._store("share", client, body)
         crashpoints.reach("shares_journaled")
 
     def reveal(self, answer: Reveal) -> None:
@@ -335,7 +335,11 @@ class MaskedRound:
     # ---- the journal
 
     async def _store(self, step: Step, client: str, body: bytes) -> None:
+        # Counted here, before anybody else runs: the machine has the message already, and no step may end in between.
         self._flying += 1
+        await to_its_end(self._land(step, client, body))
+
+    async def _land(self, step: Step, client: str, body: bytes) -> None:
         try:
             await self._journal.write(lambda db: masks.keep(db, self._key, step, client, body))
         finally:
