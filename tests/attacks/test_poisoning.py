@@ -9,7 +9,9 @@ from edgehold.attacks.eval.heads import make_task
 from edgehold.attacks.poisoning.alfa import alfa
 from edgehold.attacks.poisoning.catalogue import ATTACKS, Scene, poisoned
 from edgehold.attacks.poisoning.lfa import lfa
+from edgehold.attacks.poisoning.search import searched
 from edgehold.attacks.poisoning.simple import every_label, farthest, heaviest, nearest, random_flips
+from edgehold.attacks.poisoning.tilt import alfa_tilt
 from edgehold.attacks.poisoning.victim import Classes, SvmVictim, Trained
 from edgehold.client.data.catalogue import load
 from edgehold.core.errors import ConfigError
@@ -93,9 +95,48 @@ def test_alfa_starts_with_the_farthest_and_keeps_the_worst_round() -> None:
     assert alfa(labels, 2, victim).tolist() == [1, 0, 1, 0]
 
 
+class Plane:
+    """A linear machine over four records, whose normal is what it is told to be for each number of flips."""
+
+    kernel = np.diag([1.0, 1.0, 4.0, 4.0])
+    cost = 2.0
+
+    def __init__(self, duals: dict[tuple[int, ...], list[float]]) -> None:
+        self.duals = duals
+
+    def train(self, labels: Classes) -> Trained:
+        return Trained(np.array([-4.0, 2.0, 1.0, -1.0]), np.array(self.duals[tuple(labels)]), np.zeros(4))
+
+
+def test_tilt_keeps_the_try_that_turned_the_plane_most() -> None:
+    labels = np.array([0, 1, 1, 0])
+    # One flip. Duals rule out the first two records: a / C is 1 there, and margins weigh two tenths at most.
+    clean: dict[tuple[int, ...], list[float]] = {(0, 1, 1, 0): [2.0, 2.0, 0.0, 0.0]}
+    steep: dict[tuple[int, ...], list[float]] = {(0, 1, 0, 0): [0.0, 0.0, 1.0, 0.0], (0, 1, 1, 1): [2.0, 2.0, 0.0, 1.0]}
+    flat: dict[tuple[int, ...], list[float]] = {(0, 1, 0, 0): [2.0, 2.0, 0.1, 0.0], (0, 1, 1, 1): [0.0, 0.0, 0.0, 1.0]}
+    for seed in range(5):
+        assert alfa_tilt(labels, 1, Plane(clean | steep), stream(seed), 30).tolist() == [0, 1, 0, 0]
+        assert alfa_tilt(labels, 1, Plane(clean | flat), stream(seed), 30).tolist() == [0, 1, 1, 1]
+
+
+def test_search_is_no_weaker_than_where_it_starts() -> None:
+    on = scene()
+    assert on.held_labels is not None
+
+    def right(labels: Classes) -> float:
+        return float(((on.victim.train(labels).held > 0) == on.held_labels).mean())
+
+    starts = [poisoned(name, on, 0.1, 3) for name in ("farthest", "nearest", "alfa", "alfa-tilt")]
+    started = searched(Y, 12, on.victim, on.held_labels, stream(3), swaps=0)
+    went_on = searched(Y, 12, on.victim, on.held_labels, stream(3), swaps=60)
+    assert right(started) <= min(right(found) for found in starts) + 0.01, "tilt and heaviest draw at random"
+    assert right(went_on) < right(started), "swaps help"
+    assert int((went_on != Y).sum()) == 12
+
+
 def test_attacks_hurt_more_than_chance() -> None:
     """Accuracy on 1,000 clean records of an SVM on 15 % poisoned labels, mean of three seeds of points."""
-    found: dict[str, list[float]] = {name: [] for name in ("", "random", "farthest", "alfa", "lfa")}
+    found: dict[str, list[float]] = {name: [] for name in ("", "random", "farthest", "alfa", "alfa-tilt", "search", "lfa")}
     for seed in range(3):
         split, held = load("moon", seed=seed), load("moon", seed=seed, data={"part": "validation"}).test
         x, y = split.train.x[:200], split.train.y[:200]
@@ -106,7 +147,7 @@ def test_attacks_hurt_more_than_chance() -> None:
     means = {name: float(np.mean(scores)) for name, scores in found.items()}
     assert means[""] > 0.94
     assert means["random"] > 0.88
-    for name in ("farthest", "alfa", "lfa"):
+    for name in ("farthest", "alfa", "alfa-tilt", "search", "lfa"):
         assert means[name] < means["random"] - 0.02, means
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from edgehold.attacks.poisoning.alfa import alfa
 from edgehold.attacks.poisoning.lfa import lfa
+from edgehold.attacks.poisoning.search import searched
 from edgehold.attacks.poisoning.simple import every_label, farthest, heaviest, nearest, random_flips
+from edgehold.attacks.poisoning.tilt import alfa_tilt
 from edgehold.attacks.poisoning.victim import Classes, SvmVictim
 from edgehold.core.config import suggest
 from edgehold.core.errors import ConfigError
@@ -47,6 +49,10 @@ ATTACKS: Mapping[str, Attack] = {
     "farthest": lambda scene, flips, rng: farthest(scene.labels, flips, scene.victim),
     "nearest": lambda scene, flips, rng: nearest(scene.labels, flips, scene.victim),
     "alfa": lambda scene, flips, rng: alfa(scene.labels, flips, scene.victim),
+    "alfa-tilt": lambda scene, flips, rng: alfa_tilt(scene.labels, flips, scene.victim, rng),
+    "search": lambda scene, flips, rng: searched(
+        scene.labels, flips, scene.victim, scene.labels if scene.held_labels is None else scene.held_labels, rng
+    ),
     "lfa": lambda scene, flips, rng: lfa(
         scene.labels, flips, scene.victim, scene.labels if scene.held_labels is None else scene.held_labels
     ),

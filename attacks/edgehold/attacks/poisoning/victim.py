@@ -28,15 +28,22 @@ class Victim(Protocol):
         """Trained on these labels."""
 
 
+class KernelVictim(Victim, Protocol):
+    """A machine over a kernel. kernel: (n, n) of the training records; cost: C, the most a dual weight can be."""
+
+    kernel: Array
+    cost: float
+
+
 class SvmVictim:
     """scikit-learn's SVC with the kernel exp(-gamma |x - y|^2). x: (n, d) training records; held: (h, d), none for x itself."""
 
     def __init__(self, x: Any, gamma: float, cost: float, held: Any = None) -> None:
         from edgehold.defenses.floral.kernels import rbf
 
-        self._cost = cost
-        self._kernel = rbf(x, x, gamma)
-        self._held = self._kernel if held is None else rbf(held, x, gamma)
+        self.cost = cost
+        self.kernel: Array = rbf(x, x, gamma)
+        self._held = self.kernel if held is None else rbf(held, x, gamma)
 
     def train(self, labels: Classes) -> Trained:
         """See `Victim`; with one class only it says that class everywhere."""
@@ -46,10 +53,10 @@ class SvmVictim:
         if len(np.unique(labels)) < 2:
             side = 2.0 * labels[0] - 1
             return Trained(np.full(n, side), np.zeros(n), np.full(len(self._held), side))
-        machine = SVC(C=self._cost, kernel="precomputed").fit(self._kernel, labels)
+        machine = SVC(C=self.cost, kernel="precomputed").fit(self.kernel, labels)
         duals = np.zeros(n)
         duals[machine.support_] = np.abs(machine.dual_coef_[0])
-        return Trained(machine.decision_function(self._kernel), duals, machine.decision_function(self._held))
+        return Trained(machine.decision_function(self.kernel), duals, machine.decision_function(self._held))
 
 
 def signed(labels: Classes) -> Array:
