@@ -90,8 +90,8 @@ class Board:
         return self._found(self._rounds, task)
 
     def find_masked(self, task: TaskId) -> OpenRound:
-        """The round whose masked sum a message speaks of: still open, or closing."""
-        return self._found(self._masked, task)
+        """The round whose masked sum a message speaks of: still open, or closing. An open one without masks is found too."""
+        return self._found(self._rounds | self._masked, task)
 
     @staticmethod
     def _found(rounds: Mapping[tuple[str, int, int], OpenRound], task: TaskId) -> OpenRound:
