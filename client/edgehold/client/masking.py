@@ -25,12 +25,12 @@ from edgehold.client.transfer import Backoff, closing, pause
 from edgehold.client.worker import TrainingThread, Workbench
 from edgehold.core.contract import Container, Payload
 from edgehold.core.crashpoints import reach
-from edgehold.core.errors import IdentityError, JournalError, MaskRefused, PeerGone, TransferError
+from edgehold.core.errors import IdentityError, JournalError, MaskRefused, PeerGone, Stale, TransferError
 from edgehold.core.keys import public_bytes
 from edgehold.core.logs import event
 from edgehold.core.masks.client import MaskClient
 from edgehold.core.masks.messages import Box, Roster, Survivors
-from edgehold.core.masks.noise import SharedNoise, noised, sensitivities
+from edgehold.core.masks.noise import SharedNoise, noised, rounded_norm, sensitivities
 from edgehold.core.masks.terms import Terms
 from edgehold.core.masks.upload import KIND
 from edgehold.core.vectors import Array, Bytes
@@ -146,14 +146,20 @@ class Masking:
         with self._shelf:
             parcel = self._outbox.write(_framed(blocks), KIND, durable=True)
             reach("masked_not_stored")
-            self._keep.mask(key, machine.dump(), parcel)
+            try:
+                self._keep.mask(key, machine.dump(), parcel)
+            except Stale:
+                self._outbox.drop(parcel.digest)
+                raise
         return parcel
 
     def _noised(
         self, assignment: TaskAssignment, noise: SharedNoise, terms: Terms, members: int, vector: Iterator[Array]
     ) -> Iterator[Array]:
         """The vector with this device's share of the noise, which is charged before any is drawn."""
-        sensitivity, absolute = sensitivities(terms.entries, terms.norm / terms.grid.step)
+        # Entries are rounded to the grid after they were scaled to the norm, which may make the vector longer.
+        longest = rounded_norm(terms.entries, terms.norm / terms.grid.step)
+        sensitivity, absolute = sensitivities(terms.entries, longest)
         released = (noise.event(terms.entries, members, sensitivity, absolute),)
         if not self._accounts.charge(assignment, released):
             raise JournalError("noise of a masked sum does not fit the privacy ledger; nothing was released")
