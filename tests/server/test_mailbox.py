@@ -61,6 +61,7 @@ class Room:
             upload = statement_of(head.manifest).digest()
             SealedFile(folder / upload.hex(), key, upload).append(data)
             await self.journal.write(lambda db, s=sender, d=data, h=head, u=upload: self.receipt(db, s, d, h, u))  # type: ignore[misc]
+        await self.journal.write(lambda db: records.move_round(db, ROUND, "closing"))
         await self.journal.write(lambda db: records.commit_round(db, ROUND, bytes(32), "", {}))
         await self.journal.write(lambda db: records.settle_letters(db, ROUND, PEERS, False, relayed))
         base = BlobStore(self.folder / "blobs").put(np.zeros(4, "<f4"))

@@ -44,6 +44,7 @@ from edgehold.core.errors import (
 from edgehold.core.logs import event, peer_text
 from edgehold.core.masks.upload import KIND
 from edgehold.proto.channel import Stub
+from edgehold.proto.masks import terms_of
 from edgehold.proto.v1.control_pb2 import DeclineRequest, DeclineResponse, TaskAssignment, TaskId
 
 log = logging.getLogger("edgehold.client.jobs")
@@ -408,7 +409,10 @@ class Jobs:
     def _allow(self, assignment: TaskAssignment) -> Policy:
         """The policy, if it allows the task and this device can honour it."""
         policy = self._policy.current()
-        policy.admit(assignment.task, assignment.method, assignment.HasField("mask"), assignment.base_length)
+        masked = assignment.HasField("mask")
+        policy.admit(assignment.task, assignment.method, masked, assignment.base_length)
+        if masked:
+            policy.admit_length(terms_of(assignment).payload_bytes, "the masked update")
         if self._bench.needs(assignment.method).peers:
             policy.admit_peers(assignment.method)
         return policy

@@ -214,10 +214,20 @@ class Keep:
             raise JournalError(f"the local state of run {run!r} does not open: keep.key is not its key") from None
 
     def mask(self, key: TaskKey, state: bytes, parcel: Parcel | None = None) -> None:
-        """Remember how far a masked sum is, sealed; parcel: the masked vector, once it is stored whole."""
+        """Remember how far a masked sum is, sealed; parcel: the masked vector, once it is stored whole, which stays known.
+
+        `Stale` for a task that is over: threads are not called off with it, and its secrets must not come back after they went.
+        """
         at = (parcel.digest, parcel.length, parcel.kind) if parcel else (None, None, None)
         with self._db.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO mask VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, self._sealed(key.run, state), *at))
+            if not db.execute(f"SELECT 1 FROM task {_MINE} AND state IN ('trained', 'acknowledged')", key).fetchone():
+                raise Stale(f"run {key.run!r} round {key.round}: the task is over for this device")
+            db.execute(
+                "INSERT INTO mask VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
+                "digest = COALESCE(excluded.digest, digest), length = COALESCE(excluded.length, length), "
+                "kind = COALESCE(excluded.kind, kind)",
+                (*key, self._sealed(key.run, state), *at),
+            )
 
     def masked(self, key: TaskKey) -> tuple[bytes, Parcel | None] | None:
         """What `mask` remembered last; None where nothing is."""

@@ -25,7 +25,7 @@ from edgehold.client.transfer import Backoff, closing, pause
 from edgehold.client.worker import TrainingThread, Workbench
 from edgehold.core.contract import Container, Payload
 from edgehold.core.crashpoints import reach
-from edgehold.core.errors import IdentityError, JournalError, MaskRefused, PeerGone, TransferError
+from edgehold.core.errors import IdentityError, JournalError, MaskRefused, PeerGone, Stale, TransferError
 from edgehold.core.keys import public_bytes
 from edgehold.core.logs import event
 from edgehold.core.masks.client import MaskClient
@@ -146,13 +146,18 @@ class Masking:
         with self._shelf:
             parcel = self._outbox.write(_framed(blocks), KIND, durable=True)
             reach("masked_not_stored")
-            self._keep.mask(key, machine.dump(), parcel)
+            try:
+                self._keep.mask(key, machine.dump(), parcel)
+            except Stale:
+                self._outbox.drop(parcel.digest)
+                raise
         return parcel
 
     def _noised(
         self, assignment: TaskAssignment, noise: SharedNoise, terms: Terms, members: int, vector: Iterator[Array]
     ) -> Iterator[Array]:
         """The vector with this device's share of the noise, which is charged before any is drawn."""
+        # Forms keep to the norm as the vector lies on the grid, whatever rounding did to it.
         sensitivity, absolute = sensitivities(terms.entries, terms.norm / terms.grid.step)
         released = (noise.event(terms.entries, members, sensitivity, absolute),)
         if not self._accounts.charge(assignment, released):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from math import ceil
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from edgehold.core.config import Config, convert, parse_toml
 from edgehold.core.contract import Method
 from edgehold.core.errors import ConfigError
 from edgehold.core.masks.combine import Blend, How
+from edgehold.core.masks.draw import MOST_ASKED
 from edgehold.core.masks.terms import CEILING, FLOOR, LEAST, MOST, CipherName, threshold
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -192,6 +194,13 @@ def _check_masks(plan: Plan, name: str, why_single: str, source: str) -> None:
             f"{source}: a quorum of {plan.quorum}, but a masked sum needs {FLOOR} devices: raise cohort.quorum to {FLOOR} at "
             "least (and cohort.size with it)",
             field="cohort.quorum",
+        )
+    asked = ceil(round(plan.cohort.size * plan.cohort.over_select, 9))
+    if asked > MOST_ASKED:
+        raise ConfigError(
+            f"{source}: cohort.size times cohort.over_select asks {asked} devices; in a masked sum at most {MOST_ASKED} "
+            "can be, as each is told of all: lower one of the two",
+            field="cohort.size",
         )
     if plan.weights.by != "equal":
         raise ConfigError(

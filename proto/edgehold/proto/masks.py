@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from edgehold.core.errors import WrongShape
-from edgehold.core.masks.draw import Entrant
+from edgehold.core.masks.draw import MOST_ASKED, Entrant
 from edgehold.core.masks.messages import Advert, Box, Reveal, Roster, Survivors
 from edgehold.core.masks.terms import CEILING, CIPHERS, Terms
 from edgehold.proto.strict import exactly, name
@@ -19,8 +19,6 @@ from edgehold.proto.v1.masks_pb2 import (
 )
 
 CERTIFICATE_LIMIT = 4 << 10
-EVERYONE_LIMIT = 4096
-"""Devices that can be asked in one round: their ids must fit in a roster."""
 _BOX, _SHARE = 82, 33
 
 
@@ -108,10 +106,10 @@ def advert_to(advert: Advert) -> MaskAdvert:
 
 def roster_from(message: MaskRoster, terms: Terms) -> Roster:
     """A group, of the terms that the task has."""
-    if len(message.everyone) > EVERYONE_LIMIT or len(message.members) > CEILING:
+    if len(message.everyone) > MOST_ASKED or len(message.members) > CEILING:
         raise WrongShape(
             f"a roster of {len(message.members)} members and {len(message.everyone)} who were asked; at most {CEILING} and "
-            f"{EVERYONE_LIMIT} are possible"
+            f"{MOST_ASKED} are possible"
         )
     everyone = []
     for one in message.everyone:

@@ -14,6 +14,9 @@ from edgehold.core.errors import GroupLost
 from edgehold.core.manifest import signing_input
 from edgehold.core.masks.terms import FLOOR
 
+MOST_ASKED = 4096
+"""Devices that can be asked in one round: a roster names them all, and a message has to hold it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entrant:

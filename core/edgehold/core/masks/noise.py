@@ -70,11 +70,6 @@ def sensitivities(entries: int, norm: float) -> tuple[float, float]:
     return norm, min(norm * norm, sqrt(entries) * norm)
 
 
-def rounded_norm(entries: int, norm: float) -> float:
-    """Largest Euclidean norm of a vector of norm `norm` whose entries were rounded to whole numbers."""
-    return norm + sqrt(entries) / 2
-
-
 def noised(block: Array, source: Skellam) -> Array:
     """A block of integers with the next draws added, int64."""
     found: Array = block.astype(np.int64) + source.draw(len(block))

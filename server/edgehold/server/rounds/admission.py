@@ -161,6 +161,8 @@ class Admission:
 
     def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
         self.belongs(opened, statement)
+        if opened.masks is not None:
+            opened.masks.expects(statement.client_id)
         if statement.payload_kind != opened.uploads.kind:
             raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {opened.uploads.kind!r}")
         least, most = opened.uploads.body_bytes(opened.schema)

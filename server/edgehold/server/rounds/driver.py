@@ -176,6 +176,8 @@ class Driver:
         finally:
             floor.board.forget(opened)
             floor.admission.forget(opened)
+            if opened.masks is not None:
+                opened.masks.leave()
             opened.close()
 
     async def _collect(self, opened: OpenRound) -> Verdict:
@@ -238,8 +240,9 @@ class Driver:
         relayed = self._opening.relays and not last
         suspects = masks.suspicion(floor.journal, self.run)
 
-        def commit(db: Any) -> None:
-            records.commit_round(db, row.key, model.digest, text, facts)
+        def commit(db: Any) -> bool:
+            if not records.commit_round(db, row.key, model.digest, text, facts):
+                return False
             records.settle_letters(db, row.key, survivors, last, relayed)
             masks.forget(db, row.key)
             if outcome is not None:
@@ -254,8 +257,12 @@ class Driver:
                 db, "round_committed", self.run, round=row.round, attempt=row.attempt, model=model.digest.hex(),
                 survivors=list(survivors),
             )  # fmt: skip
+            return True
 
-        await floor.journal.write(commit)
+        if not await floor.journal.write(commit):
+            # The run was stopped when its commit was already on the way: that one stands.
+            await self._sweep(row.name, opened)
+            return
         crashpoints.reach("commit_journaled")
         self._state = state
         if opened.masks is not None:

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from edgehold.core import crashpoints
 from edgehold.core.contract import Facts, MaskedForm
-from edgehold.core.errors import FlError, GroupLost, OutsideLaw, Stale
+from edgehold.core.errors import FlError, GroupLost, Interrupted, OutsideLaw, Stale
 from edgehold.core.masks import draw
 from edgehold.core.masks.combine import ENOUGH, liars_withstood
 from edgehold.core.masks.draw import Entrant
@@ -104,8 +104,8 @@ class MaskedRound:
         self._sets: dict[str, Survivors] = {}
         self._step: Step = row.step
         self._closing, self._flying, self._landed = False, 0, asyncio.Event()
-        self._over: Stale | None = None
-        self.committed = False
+        self._over: FlError | None = None
+        self._committed = self._frozen = False
         self._stepped = asyncio.Event()
         self._replay()
 
@@ -156,7 +156,9 @@ class MaskedRound:
         crashpoints.reach("shares_journaled")
 
     def reveal(self, answer: Reveal) -> None:
-        """Step 5: a survivor's shares, in memory alone."""
+        """Step 5: a survivor's shares, in memory alone. Of no use, and taken all the same, once the round is committed."""
+        if self._committed:
+            return
         self._alive()
         with self.meter.working("reveals"):
             self._group(answer.client).reveal(answer)
@@ -166,24 +168,31 @@ class MaskedRound:
     # ---- what devices wait for
 
     def roster_of(self, client: str) -> Roster | None:
-        """The device's group, once groups are drawn."""
+        """The device's group, once the draw is durable: after a restart there must be no other one."""
         self._alive()
-        return self._group(client).roster if self._groups else None
+        return None if self._step == "advertise" else self._group(client).roster
 
     def boxes_of(self, client: str) -> tuple[Box, ...] | None:
         """What the others sealed for it, once all have had their time; `Stale` when its group is lost."""
         self._alive()
-        if self._step == "share":
+        if self._step != "collect":
             return None
         return self._living(client).boxes_for(client)
 
     def survivors_of(self, client: str) -> Survivors | None:
         """Of its group, once they are fixed; `Stale` when its group is lost."""
         self._alive()
-        if not self._sets:
+        if not self._frozen:
             return None
         self._living(client)
         return self._sets[client]
+
+    def is_committed(self) -> bool | None:
+        """True once the round is committed, None before; raises when the attempt ends in another way."""
+        if self._committed:
+            return True
+        self._alive()
+        return None
 
     @property
     def stepped(self) -> asyncio.Event:
@@ -192,14 +201,21 @@ class MaskedRound:
 
     def end(self, why: str) -> None:
         """The attempt is over: whoever still waits hears so. Nothing is changed by a second end."""
-        if self._over is None:
-            self._over = Stale(f"run {self._key[0]!r} round {self._key[1]}: {why}; drop this task")
-        self._tell()
+        self._end(Stale(f"run {self._key[0]!r} round {self._key[1]}: {why}; drop this task"))
+
+    def leave(self) -> None:
+        """Nobody drives the attempt any more: whoever still waits is to ask again, and then hears how matters stand."""
+        self._end(Interrupted(f"run {self._key[0]!r} is not driven any more; ask again", retry_after_s=0.0))
 
     def commit(self) -> None:
         """The round is committed: devices may forget it."""
-        self.committed = True
+        self._committed = True
         self.end("it is committed")
+
+    def _end(self, error: FlError) -> None:
+        if self._over is None:
+            self._over = error
+        self._tell()
 
     def _alive(self) -> None:
         if self._over is not None:
@@ -216,8 +232,15 @@ class MaskedRound:
             raise Stale("too few of this device's group are left to sum them; it takes part in the next round")
         return group
 
+    def expects(self, client: str) -> None:
+        """Return if the device's masked vector can count now, else raise `Stale`: masks of one that sent no shares, or before
+        it is clear who did, could not be taken off, and it would stand in the tally for a device that can be summed.
+        """
+        if self._step != "collect" or client not in self.masking:
+            raise Stale(f"client {client!r} is at another step of the masked sum: no masked vector of it can be summed now")
+
     def _lost(self) -> list[MaskGroup]:
-        if self._sets:
+        if self._frozen:
             return [group for group in self.groups if group.phase != "reveal"]
         return [group for group in self.groups if group.phase == "share"] if self._step == "collect" else []
 
@@ -244,6 +267,12 @@ class MaskedRound:
         """Whether every group that is not lost can be unmasked."""
         lost = self._lost()
         return all(group.enough for group in self.groups if group not in lost)
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Survivors of groups that are not lost who have not revealed."""
+        asked = frozenset(who for one in set(self._sets.values()) for who in one.clients)
+        return asked.difference(*(group.answered for group in self.groups))
 
     async def draw(self) -> None:
         """End step 1: groups are drawn. `GroupLost` where fewer came than a group needs."""
@@ -276,6 +305,7 @@ class MaskedRound:
                 self._warn("lost", error)
                 continue
             self._sets |= dict.fromkeys(group.roster.ids, found)
+        self._frozen = True
         self._tell()
 
     def settle(self, uploads: Mapping[str, Blob], form: MaskedForm[Any]) -> Outcome:

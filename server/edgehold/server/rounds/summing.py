@@ -15,7 +15,7 @@ from edgehold.core.vectors import Schema
 from edgehold.defenses import registry
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor
-from edgehold.server.rounds.gathering import Gathering
+from edgehold.server.rounds.gathering import SETTLE_S, Gathering
 from edgehold.server.rounds.masked import MaskedRound, Outcome
 from edgehold.server.rounds.tally import Tally, Verdict
 
@@ -69,9 +69,12 @@ class Summing:
     async def unmask(self, opened: OpenRound, survivors: Sequence[str]) -> Outcome:
         """Reveals, for as long as the plan says, and what they give. survivors: journaled."""
         masked, files = _of(opened), opened.updates
-        uploads = {who: (files[who][0].digest(), files[who][1].size) for who in survivors}
+        digests = await asyncio.to_thread(lambda: {who: files[who][0].digest() for who in survivors})
+        uploads = {who: (digests[who], files[who][1].size) for who in survivors}
         masked.freeze(uploads, self.floor.signing_key.sign)
         await self._until(opened, self.plan.masks.step_deadline_s, lambda: masked.enough)
+        # Answers that are on their way: with more than just enough of them wrong shares are found and done without.
+        await self._until(opened, SETTLE_S, lambda: not masked.silent & self.floor.sessions.connected)
         form = registry.masked(str(self.plan.method["name"])).form(self.schema, masked.terms)
         vectors = {who: files[who][1] for who in survivors}
         return await asyncio.to_thread(masked.settle, vectors, form)

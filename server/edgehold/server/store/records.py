@@ -139,12 +139,11 @@ def freeze_round(db: sqlite3.Connection, key: Key) -> tuple[str, ...]:
     return survivors
 
 
-def commit_round(db: sqlite3.Connection, key: Key, model: bytes, packed: str, facts: Facts) -> None:
-    """A round is over and its model is the run's model."""
-    db.execute(
-        "UPDATE rounds SET state='committed', model=?, packed=?, facts=? WHERE run=? AND round=? AND attempt=?",
-        (model, packed, json.dumps(facts), *key),
-    )
+def commit_round(db: sqlite3.Connection, key: Key, model: bytes, packed: str, facts: Facts) -> bool:
+    """A frozen round is over and its model is the run's model; False when it was over before: the first model stands."""
+    where = "run=? AND round=? AND attempt=? AND state='closing'"
+    change = f"UPDATE rounds SET state='committed', model=?, packed=?, facts=? WHERE {where}"
+    return db.execute(change, (model, packed, json.dumps(facts), *key)).rowcount == 1
 
 
 def add_facts(db: sqlite3.Connection, key: Key, facts: Facts) -> None:

@@ -87,9 +87,8 @@ class MaskService:
         answer = reveal_from(request, caller.name)
         masked = self._enter(caller, request.task)
         masked.meter.moved("reveals", request.ByteSize())
-        if not masked.committed:
-            masked.reveal(answer)
-        async for over in self._awaited(caller, masked, lambda: masked.committed or None):
+        masked.reveal(answer)
+        async for over in self._awaited(caller, masked, masked.is_committed):
             yield RevealResponse(over=bool(over))
 
     async def _awaited(self, caller: Caller, masked: MaskedRound, found: Callable[[], T | None]) -> AsyncIterator[T | None]:
