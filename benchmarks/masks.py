@@ -1,5 +1,6 @@
 """A masked sum's processor time: one device through all its steps, and the collecting side for one group, with and without
-drop-outs; what is uploaded beside the payload. One process, one thread, real certificates and keys, 32 bit.
+drop-outs; what is uploaded beside the payload. One process, one thread, real certificates and keys, 32 bit. Then rounds of ten
+devices over the network, and with --peer Flower's SecAgg+ on the same machine right after.
 
 Processor seconds, not the clock's: devices work at the same time elsewhere, and what else the machine does counts less.
 """
@@ -18,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from benchmarks import masked_rounds
 from benchmarks.frame import ROOT, Options, Row, load_average
 from edgehold.core import keys
 from edgehold.core.masks import draw, sealing
@@ -36,7 +38,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NAME = "masks"
-SUMMARY = "masked sums: processor time of a device and of the collecting side, upload beside payload"
+SUMMARY = "Masked sums: processor time of device and collecting side; rounds over the network; --peer: Flower's SecAgg+"
 DOCS = ROOT / "docs" / "masks.md"
 """Where `--write-docs` puts the table."""
 
@@ -85,6 +87,8 @@ def rows(options: Options) -> Iterator[Row]:
                 )
         if options.wants("noise"):
             yield _noise(entries, times)
+    if options.wants("masked round"):
+        yield from masked_rounds.rows(options)
 
 
 @dataclass(frozen=True)
