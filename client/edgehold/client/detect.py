@@ -3,11 +3,9 @@
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import IO, Any, Literal
 from edgehold.client import model_file
 from edgehold.client.config import Home, call, load_config
 from edgehold.client.live import Bad, Block, CsvReader, JsonReader, Reader, lines
+from edgehold.client.stream import opened, stopping
 from edgehold.core.anomaly import NEVER, Detector
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.tables import TableTask
@@ -99,7 +98,7 @@ def detect(wish: Wish, source: str, follow: bool, out: IO[str], counts: Counts) 
     counts.threshold = model.threshold
     bad = Bad(wish.skip_bad)
     began = time.monotonic()
-    with _opened(source) as descriptor, _stopping():
+    with opened(source) as descriptor, stopping():
         try:
             for block in blocks(wish, len(model.mean), source, lines(descriptor, follow and source != "-"), bad, model):
                 scores = model.scores(block.x)
@@ -152,28 +151,3 @@ def _write(
     if said:
         out.write("".join(said))
         out.flush()
-
-
-@contextmanager
-def _opened(source: str) -> Iterator[int]:
-    if source == "-":
-        yield sys.stdin.fileno()
-        return
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read: {error.strerror or error}") from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """SIGTERM ends a stream as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
