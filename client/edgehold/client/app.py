@@ -218,7 +218,7 @@ def check(home: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("model")
 @click.argument("source", default="-")
 @click.option("--task", help="Task of client.toml whose columns the model has.")
 @click.option("--columns", help="The model's columns in their order: a,b,c or @FILE with a line for each.")
@@ -231,10 +231,12 @@ def check(home: Path, as_json: bool) -> None:
 @_home
 @as_json_option
 def detect(
-    model: Path, source: str, task: str | None, columns: str | None, form: Any, delimiter: str, follow: bool, alarms_only: bool,
+    model: str, source: str, task: str | None, columns: str | None, form: Any, delimiter: str, follow: bool, alarms_only: bool,
     skip_bad: bool, threshold: float | None, home: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score records against a MODEL file of FedPCA. SOURCE: a file, or - for standard input; CSV with a header, or JSON lines.
+    """Score records against a MODEL of FedPCA: its file, a folder of `fl-server export`, or deployed:TASK.
+
+    SOURCE: a file, or - for standard input; CSV with a header, or JSON lines.
 
     Writes one JSON object a line: record (counted from 1), score, threshold, alarm. Counts stand on standard error at the end,
     also after Ctrl-C. Columns are found by name; --task or --columns say which, and that they are the model's is checked.
@@ -253,7 +255,7 @@ def detect(
     )
     counts = logic.Counts()
     try:
-        logic.detect(wish, source, follow, sys.stdout, counts)
+        logic.detect(wish, source, follow, sys.stdout, counts, home)
     finally:
         if counts.threshold:
             click.echo(json.dumps(counts.as_dict()) if as_json else counts.told(), err=True)
@@ -346,7 +348,7 @@ def deployed(home: Path, as_json: bool) -> None:
 
     places = Home(home)
     credentials = identity.load(places.identity)
-    found = []
+    found: list[dict[str, Any]] = []
     for task in logic.tasks(places.deployed):
         store = logic.Deployed(places.deployed, task, credentials)
         now = store.in_force()

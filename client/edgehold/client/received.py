@@ -51,7 +51,9 @@ def ready(bundle: Bundle, where: str) -> Received:
         if port is None or (port.name, port.type) != (name, kind):
             raise ModelRefused(f"{where}: the graph has {name!r} of {kind}; its manifest says {msgspec.to_builtins(port)}")
     if manifest.input is None or manifest.input.shape != graph.shape:
-        raise ModelRefused(f"{where}: the graph takes {list(graph.shape)}; its manifest says {msgspec.to_builtins(manifest.input)}")
+        raise ModelRefused(
+            f"{where}: the graph takes {list(graph.shape)}; its manifest says {msgspec.to_builtins(manifest.input)}"
+        )
     return Received(bundle, graph)
 
 
@@ -68,9 +70,9 @@ def self_check(model: Received) -> float:
     found = handover.differ(check, model.graph(check.inputs(port)))
     if not found <= check.tolerance:
         raise SelfCheckFailed(
-            f"{model.graph.where}: outputs of {check.records} drawn inputs are off by {found:.3g}; at most {check.tolerance:.3g} "
-            f"is allowed. This device's onnxruntime computes something else than the exporting server's: update it, or ask for "
-            "an export with --format onnx and without --int8"
+            f"{model.graph.where}: outputs of {check.records} drawn inputs are off by {found:.3g}; at most "
+            f"{check.tolerance:.3g} is allowed. This device's onnxruntime computes something else than the exporting server's: update "
+            "it, or ask for an export with --format onnx and without --int8"
         )
     return found
 

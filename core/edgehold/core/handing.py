@@ -18,6 +18,7 @@ def network_of(task: Task, weights: FloatArray) -> Network:
     if isinstance(task, TableTask) and task.network is not None:
         return task.network(weights)
     raise ConfigError(
-        f"a {type(task).__name__} does not say how its model becomes a graph; give `TableTask` a `network`, or use a `TorchTask`",
+        f"a {type(task).__name__} does not say how its model becomes a graph; give `TableTask` a `network`, or use a "
+        "`TorchTask`",
         field="run.task",
     )

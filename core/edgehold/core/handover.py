@@ -26,7 +26,7 @@ from edgehold.core.manifest import signing_input
 from edgehold.core.rng import stream
 from edgehold.core.vectors import Array
 
-VERSION = 1
+VERSION: Literal[1] = 1
 MANIFEST, SIGNATURE, PARITY = "manifest.json", "manifest.sig", "parity.json"
 MODEL = {"onnx": "model.onnx", "vote": "model.vote", "hypernetwork": "model.phi"}
 """Form -> the file that holds the model."""
@@ -45,16 +45,21 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Digest
 
 
+Number = Literal["float32", "float64", "int64"]
+
+
 class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Input or output of the graph. type: NumPy's name; shape: of one record."""
 
     name: str
-    type: Literal["float32", "float64", "int64"]
+    type: Number
     shape: tuple[int, ...]
 
 
 class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What training spent, as the ledgers say. epsilon: None where it has no bound; of: whose ledger; delta: None where each device has one of its own."""
+    """What training spent, as the ledgers say. of: whose ledger; epsilon: None where it has no bound; delta: None where each
+    device has one of its own.
+    """
 
     epsilon: float | None
     delta: float | None
@@ -198,11 +203,13 @@ def read(folder: Path, federation: str, signers: Mapping[str, Ed25519PublicKey])
             "another export"
         ) from None
     if manifest.signer != signer:
-        raise BadSignature(f"{folder}: its manifest names {manifest.signer!r} as signer, but the signature is that of {signer!r}")
+        raise BadSignature(
+            f"{folder}: its manifest names {manifest.signer!r} as signer, but the signature is that of {signer!r}"
+        )
     if manifest.federation != federation:
         raise IdentityError(
-            f"{folder}: a model of federation {manifest.federation[:64]!r}; this device is of {federation!r}. Take one that your "
-            "own federation exported"
+            f"{folder}: a model of federation {manifest.federation[:64]!r}; this device is of {federation!r}. Take one that "
+            "your own federation exported"
         )
     if manifest.model not in manifest.files:
         raise ModelRefused(f"{folder}: its manifest lists {sorted(manifest.files)}, and no {manifest.model}")
@@ -217,8 +224,8 @@ def _proved(folder: Path, data: bytes, signature: bytes, signers: Mapping[str, E
             continue
         return name
     raise BadSignature(
-        f"{folder}: {MANIFEST} is not signed by {' or '.join(signers)}: it was changed, or comes from another federation; get it "
-        "again from your operator"
+        f"{folder}: {MANIFEST} is not signed by {' or '.join(signers)}: it was changed, or comes from another federation; get "
+        "it again from your operator"
     )
 
 

@@ -68,7 +68,9 @@ def detector(found: Detector) -> bytes:
     z = build.node("Sub", x, build.constant("mean", found.mean.astype(np.float64)))
     z = build.node("Div", z, build.constant("width", found.width.astype(np.float64)))
     if found.reading.clip:
-        ends = [build.constant(name, np.array(end)) for name, end in (("low", -found.reading.clip), ("high", found.reading.clip))]
+        ends = [
+            build.constant(name, np.array(end)) for name, end in (("low", -found.reading.clip), ("high", found.reading.clip))
+        ]
         z = build.node("Clip", z, *ends)
     inside = build.node("MatMul", z, build.constant("subspace", found.basis))
     axis = build.constant("axis", np.array([1], dtype=np.int64))

@@ -54,7 +54,9 @@ def quantised(graph: bytes, records: Array) -> bytes:
     except ConfigError:
         raise
     except Exception as error:  # the quantiser has errors of all kinds
-        raise ConfigError(f"onnxruntime cannot quantise this network: {error}; export it without --int8", field="int8") from None
+        raise ConfigError(
+            f"onnxruntime cannot quantise this network: {error}; export it without --int8", field="int8"
+        ) from None
     finally:
         root.setLevel(before)
     if not any(one.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) for one in made.graph.initializer):

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgehold.core.errors import ModelRefused
-from edgehold.core.handover import Check, Port
+from edgehold.core.handover import Check
 from edgehold.core.network import Network, decided
 from edgehold.core.onnx_run import Graph
 from edgehold.core.rng import stream
@@ -74,8 +74,8 @@ def certify(
     expected, found = network.reference(wanted), run(wanted)
     if expected.shape != found.shape or not np.isfinite(found).all():
         raise ModelRefused(
-            f"the exported graph gives {list(found.shape)}, the task {list(expected.shape)}, or not all outputs are finite; this "
-            "model cannot be handed over"
+            f"the exported graph gives {list(found.shape)}, the task {list(expected.shape)}, or not all outputs are finite; "
+            "this model cannot be handed over"
         )
     one, other = (np.asarray(part[: len(compared)], dtype=np.float64) for part in (expected, found))
     apart = np.abs(one - other)
@@ -84,19 +84,21 @@ def certify(
     sides = [decided(part, network.classes, network.threshold) for part in (one, other)]
     same = None if sides[0] is None or sides[1] is None else float((sides[0] == sides[1]).mean())
     before, after = ({}, {}) if network.judge is None else (dict(network.judge(part)) for part in (expected, found))
+    size = len(graph) if stored is None else stored
     within = float(apart.max(initial=0.0)) <= allowed and same in (None, 1.0)
     parity = Parity(
         records=len(compared) if len(real) else 0, drawn=0 if len(real) else len(compared), reference=_reference(network),
         runtime=f"onnxruntime {version('onnxruntime')}",
         max_abs=float(apart.max(initial=0.0)), mean_abs=float(apart.mean()) if apart.size else 0.0, largest=largest,
         same_decision=same, within=within, tolerance=allowed, judged=len(wanted) if before else 0, before=before, after=after,
-        calibrated=calibrated, latency=_latency(run, compared), bytes=len(graph) if stored is None else stored, float_bytes=len(network.onnx),
-        size_ratio=round((len(graph) if stored is None else stored) / len(network.onnx), 4),
+        calibrated=calibrated, latency=_latency(run, compared), bytes=size, float_bytes=len(network.onnx),
+        size_ratio=round(size / len(network.onnx), 4),
     )  # fmt: skip
     if not calibrated and not within:
         raise ModelRefused(
-            f"the graph is off by {parity.max_abs:.3g} at most on {len(compared)} records (allowed: {allowed:.3g}), and decides "
-            f"{'as the task does' if same in (None, 1.0) else f'otherwise on {1 - same:.2%} of them'}; it is not handed over"
+            f"the graph is off by {parity.max_abs:.3g} at most on {len(compared)} records (allowed: {allowed:.3g}), and "
+            f"decides {'as the task does' if same in (None, 1.0) else f'otherwise on {1 - same:.2%} of them'}; it is not "
+            "handed over"
         )
     return parity
 
@@ -112,7 +114,7 @@ def check(network: Network, run: Graph, loose: bool = False, seed: int = 0, reco
         widest = float(np.abs(network.records[:RECORDS]).max(initial=1.0))
         high = float(2 ** np.ceil(np.log2(max(1.0, widest)))) if run.dtype != "int64" else widest + 1
     made = Check(seed, records, low, high, ((0.0,),), 1.0)
-    port = Port(run.input, run.dtype, run.shape)
+    port = run.takes
     outputs = run(made.inputs(port))
     rows = outputs.reshape(len(outputs), -1).astype(np.float64)
     span = max(1.0, float(np.ptp(rows)) if rows.size else 1.0)

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from edgehold.core.errors import ConfigError
+from edgehold.core.handover import Number, Port
 from edgehold.core.vectors import Array
 
 BATCH = 256
 """Records run at once."""
-TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+TYPES: dict[str, Number] = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
 """onnxruntime's names of what a graph may take, and NumPy's."""
 
 
@@ -60,6 +61,11 @@ class Graph:
         if outputs[0].type not in TYPES:
             raise ConfigError(f"{where}: gives {outputs[0].type}; allowed: {', '.join(sorted(TYPES))}", field="model")
         self.output_dtype = TYPES[outputs[0].type]
+
+    @property
+    def takes(self) -> Port:
+        """The input as a manifest describes it."""
+        return Port(self.input, self.dtype, self.shape)
 
     def __call__(self, records: Array) -> Array:
         """(n, ...) outputs. records: (n, *shape), or flat rows of as many numbers; `ConfigError` for others."""

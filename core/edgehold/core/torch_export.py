@@ -56,7 +56,9 @@ def network(task: TorchTask, weights: FloatArray) -> Network:
     module = copy.deepcopy(task.module).cpu().eval()
     sample = torch.zeros((3, *shape), dtype=kind) if kind == torch.int64 else torch.rand((3, *shape)).to(kind)
     held = task.test
-    inputs = held[0].cpu().numpy() if held is not None else np.zeros((0, *shape), np.int64 if kind == torch.int64 else np.float32)
+    inputs = (
+        held[0].cpu().numpy() if held is not None else np.zeros((0, *shape), np.int64 if kind == torch.int64 else np.float32)
+    )
 
     def reference(records: Array) -> Array:
         with torch.no_grad():
@@ -71,7 +73,9 @@ def network(task: TorchTask, weights: FloatArray) -> Network:
     classes: tuple[str, ...] = ()
     if held is not None and held[1].dtype == torch.int64:
         classes = task.classes or tuple(str(number) for number in range(int(reference(inputs[:1]).shape[-1])))
-    return Network(_graph(module, sample, SCORES), inputs, reference, judge if held is not None else None, classes, library="torch")
+    return Network(
+        _graph(module, sample, SCORES), inputs, reference, judge if held is not None else None, classes, library="torch"
+    )
 
 
 def _graph(module: nn.Module, sample: torch.Tensor, output: str) -> bytes:
@@ -88,8 +92,8 @@ def _graph(module: nn.Module, sample: torch.Tensor, output: str) -> bytes:
             )  # fmt: skip
         except torch.onnx.OnnxExporterError as error:
             raise ConfigError(
-                f"PyTorch cannot export this network to ONNX: {str(error).splitlines()[0]}; use layers that the exporter knows, "
-                "without branches on values",
+                f"PyTorch cannot export this network to ONNX: {str(error).splitlines()[0]}; use layers that the exporter "
+                "knows, without branches on values",
                 field="run.task",
             ) from None
     if program is None:

@@ -73,7 +73,8 @@ def vote(name: str) -> Any:
     """
     if name not in VOTED:
         raise ConfigError(
-            f"method {name!r} trains weights, and a vote file holds none; hand its model over as onnx (vote: {', '.join(VOTED)})",
+            f"method {name!r} trains weights, and a vote file holds none; hand its model over as onnx (votes: "
+            f"{', '.join(VOTED)})",
             field="format",
         )
     return _module(name, "vote")

@@ -20,7 +20,11 @@ from edgehold.server.desk.options import home_option
 @click.option("--round", "number", default=0, help="A certain round; default: the newest.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; default: RUN-ROUND.")
 @click.option(
-    "--records", default=1000, show_default=True, type=click.IntRange(1), help="Real records that graph and task are compared on."
+    "--records",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Real records that graph and task are compared on.",
 )
 @home_option
 @as_json_option
@@ -44,7 +48,9 @@ def export(
         said = {"folder": str(folder), "manifest": json.loads(bundle.data), "manifest_sha256": bundle.digest, "parity": parity}
         click.echo(json.dumps(said))
         return
-    click.echo(f"{folder}: {manifest.method} model of run {manifest.run}, round {manifest.round}, {manifest.form} {manifest.numbers}")
+    click.echo(
+        f"{folder}: {manifest.method} model of run {manifest.run}, round {manifest.round}, {manifest.form} {manifest.numbers}"
+    )
     click.echo(f"  {manifest.model}  {show.size(len(bundle.model))}, manifest {bundle.digest[:16]}...")
     if parity:
         for line in show.parity(parity):

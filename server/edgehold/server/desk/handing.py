@@ -144,7 +144,9 @@ def spent(found: Committed, config: ServerConfig, home: Path) -> Privacy | None:
     """What training cost as far as the server knows; None for a method without noise."""
     facts, task = found.round.facts, found.plan.run.task
     if "epsilon_worst" in facts:
-        return Privacy(_finite(facts["epsilon_worst"]), None, "the admitted device that spent most, by its own ledger and at its own delta")
+        return Privacy(
+            _finite(facts["epsilon_worst"]), None, "the admitted device that spent most, by its own ledger and at its own delta"
+        )
     if registry.method(str(found.plan.method["name"])).central and task in config.budgets:
         from edgehold.core.privacy import ledger
 
@@ -180,7 +182,7 @@ def packed(wish: Wish, found: Committed, network: Network, manifest: Manifest) -
     opset, ir_version = onnx_graphs.facts(network.onnx)
     made = msgspec.structs.replace(
         manifest, form=form, numbers="int8" if wish.int8 else "float32", opset=opset, ir_version=ir_version,
-        input=Port(run.input, run.dtype, run.shape), output=Port(run.output, run.output_dtype, shape), check=check,
+        input=run.takes, output=Port(run.output, run.output_dtype, shape), check=check,
     )  # fmt: skip
     return made, {made.model: model, handover.PARITY: msgspec.json.format(msgspec.json.encode(parity), indent=1)}
 
@@ -193,8 +195,8 @@ def voted(found: Committed, graph: bytes) -> bytes:
     bare = skeleton(graph, {tensor.name: tensor.shape for tensor in found.schema.tensors})
     if bare is None:
         raise ConfigError(
-            "PyTorch's exporter has changed weights of this network (folded or turned them), so that they cannot be drawn on the "
-            "device; export it as onnx",
+            "PyTorch's exporter has changed weights of this network (folded or turned them), so that they cannot be drawn on "
+            "the device; export it as onnx",
             field="format",
         )
     left = method.left(found.state, found.settings, found.schema)

@@ -157,8 +157,12 @@ async def _bar(events: AsyncIterator[pb.WatchRunResponse]) -> pb.RunInfo:
 
 def parity(found: Mapping[str, Any]) -> list[str]:
     """A certificate of parity in a few lines."""
-    whose = f"{found['records']} real records" if found["records"] else f"{found['drawn']} drawn records (the task has no others)"
-    lines = [f"against {found['reference']} on {whose}: off by {found['max_abs']:.2e} at most, {found['mean_abs']:.2e} on average"]
+    whose = (
+        f"{found['records']} real records" if found["records"] else f"{found['drawn']} drawn records (the task has no others)"
+    )
+    lines = [
+        f"against {found['reference']} on {whose}: off by {found['max_abs']:.2e} at most, {found['mean_abs']:.2e} on average"
+    ]
     if found["same_decision"] is not None:
         lines.append(f"same decision on {found['same_decision']:.2%}")
     for name, before in found["before"].items():

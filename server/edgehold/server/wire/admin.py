@@ -155,11 +155,7 @@ class AdminService:
 
     def _committed(self, run: str, number: int) -> RoundRow:
         """A committed round, the newest one for 0."""
-        rows = [
-            row
-            for row in records.committed(self._floor.journal, run, number)
-            if not number or row.round == number
-        ]
+        rows = [row for row in records.committed(self._floor.journal, run, number) if not number or row.round == number]
         if not rows:
             raise NotFound(f"run {run!r} has no committed round {number or ''}".rstrip())
         return rows[-1]
