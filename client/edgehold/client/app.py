@@ -314,7 +314,26 @@ def deploy(folder: Path, task: str | None, allow_older: bool, home: Path, as_jso
     credentials = identity.load(places.identity)
     name = task or received.proved(folder, credentials).manifest.task
     model = Deployed(places.deployed, name, credentials).deploy(folder, allow_older)
-    _told(name, model, as_json)
+    _told(name, model.bundle, as_json, "in force")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--task", required=True, help="Task of client.toml with which this device took part in the run.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@_home
+@as_json_option
+def personal(folder: Path, task: str, out: Path, home: Path, as_json: bool) -> None:
+    """Make this device's own model of a HyperFL run from the FOLDER that the server exported.
+
+    It is compared with PyTorch on own records and signed by this device. The embedding and the head stay here; deploy what comes out as any other model.
+
+    Example: fl-client personal wards-40 --task wards --out my-model && fl-client deploy my-model
+    """
+    from edgehold.client.personal import personal as make
+
+    bundle = make(folder, home, task, out)
+    _told(task, bundle, as_json, f"{out} is written")
 
 
 @main.command()
@@ -331,7 +350,8 @@ def rollback(task: str, home: Path, as_json: bool) -> None:
     from edgehold.client.deployed import Deployed
 
     places = Home(home)
-    _told(task, Deployed(places.deployed, task, identity.load(places.identity)).rollback(), as_json)
+    model = Deployed(places.deployed, task, identity.load(places.identity)).rollback()
+    _told(task, model.bundle, as_json, "in force again")
 
 
 @main.command()
@@ -372,10 +392,9 @@ def deployed(home: Path, as_json: bool) -> None:
         click.echo("nothing is deployed; see `fl-client deploy --help`")
 
 
-def _told(task: str, model: Any, as_json: bool) -> None:
-    manifest = model.manifest
+def _told(task: str, bundle: Any, as_json: bool, done: str) -> None:
+    manifest = bundle.manifest
     if as_json:
-        said = {"task": task, "run": manifest.run, "round": manifest.round, "manifest_sha256": model.bundle.digest}
-        click.echo(json.dumps(said))
+        click.echo(json.dumps({"task": task, "run": manifest.run, "round": manifest.round, "manifest_sha256": bundle.digest}))
         return
-    click.echo(f"{task}: run {manifest.run} round {manifest.round} is in force ({manifest.form} {manifest.numbers}).")
+    click.echo(f"{task}: run {manifest.run} round {manifest.round} ({manifest.form} {manifest.numbers}); {done}.")

@@ -85,8 +85,8 @@ class Deployed:
             if before is not None and bundle.manifest.age < before.newest and not allow_older:
                 raise Downgrade(
                     f"{source}: run {bundle.manifest.run} round {bundle.manifest.round}, submitted "
-                    f"{_day(bundle.manifest.age[0])}, is older than what was deployed before (round {before.newest[1]} of a run of "
-                    f"{_day(before.newest[0])}). "
+                    f"{_day(bundle.manifest.age[0])}, is older than what was deployed before (round {before.newest[1]} of a "
+                    f"run of {_day(before.newest[0])}). "
                     "`fl-client rollback` goes back by one; --allow-older takes it all the same"
                 )
             name = bundle.digest[:_DIGITS]

@@ -71,8 +71,8 @@ def self_check(model: Received) -> float:
     if not found <= check.tolerance:
         raise SelfCheckFailed(
             f"{model.graph.where}: outputs of {check.records} drawn inputs are off by {found:.3g}; at most "
-            f"{check.tolerance:.3g} is allowed. This device's onnxruntime computes something else than the exporting server's: update "
-            "it, or ask for an export with --format onnx and without --int8"
+            f"{check.tolerance:.3g} is allowed. This device's onnxruntime computes something else than the exporting server's: "
+            "update it, or ask for an export with --format onnx and without --int8"
         )
     return found
 

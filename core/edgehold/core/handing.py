@@ -9,12 +9,15 @@ from edgehold.core.task import Task
 from edgehold.core.vectors import FloatArray
 
 
-def network_of(task: Task, weights: FloatArray) -> Network:
-    """The task's model under these weights, (schema.size,) float32; `ConfigError` when the task cannot say what it is."""
+def network_of(task: Task, weights: FloatArray, graph: bytes | None = None) -> Network:
+    """The task's model under these weights, (schema.size,) float32; `ConfigError` when the task cannot say what it is.
+
+    graph: of a PyTorch model, where it is there already and need not be made.
+    """
     if hasattr(task, "module"):
         from edgehold.core import torch_export
 
-        return torch_export.network(cast(Any, task), weights)
+        return torch_export.network(cast(Any, task), weights, graph)
     if isinstance(task, TableTask) and task.network is not None:
         return task.network(weights)
     raise ConfigError(

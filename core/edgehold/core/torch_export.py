@@ -46,8 +46,10 @@ def export_backbone(module: nn.Module, shape: tuple[int, ...], path: Path, head:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def network(task: TorchTask, weights: FloatArray) -> Network:
+def network(task: TorchTask, weights: FloatArray, graph: bytes | None = None) -> Network:
     """The task's model under these weights, (schema.size,) float32, as it evaluates. Every parameter keeps its name and shape.
+
+    graph: the model as a graph, where it is there already.
 
     `ConfigError` when there are no records that say what the model takes, or when PyTorch cannot export it.
     """
@@ -74,7 +76,12 @@ def network(task: TorchTask, weights: FloatArray) -> Network:
     if held is not None and held[1].dtype == torch.int64:
         classes = task.classes or tuple(str(number) for number in range(int(reference(inputs[:1]).shape[-1])))
     return Network(
-        _graph(module, sample, SCORES), inputs, reference, judge if held is not None else None, classes, library="torch"
+        _graph(module, sample, SCORES) if graph is None else graph,
+        inputs,
+        reference,
+        judge if held is not None else None,
+        classes,
+        library="torch",
     )
 
 

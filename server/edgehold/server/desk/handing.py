@@ -72,8 +72,6 @@ def _made(home: Path, config: ServerConfig, found: Committed, wish: Wish, out: P
     method = str(found.plan.method["name"])
     if wish.form == "vote":
         registry.vote(method)  # refuses other methods before the task is loaded
-    if method == "hyperfl":
-        return _signed(home, out, *_hypernetwork(found, config, home))
     entry = config.tasks.get(found.plan.run.task)
     if entry is None:
         raise ConfigError(
@@ -89,6 +87,8 @@ def _made(home: Path, config: ServerConfig, found: Committed, wish: Wish, out: P
             field="run.task",
         )
     network = network_of(task, found.weights)
+    if method == "hyperfl":
+        return _signed(home, out, *hypernetwork(wish, found, network, described(found, config, home, network)))
     manifest = described(found, config, home, network)
     return _signed(home, out, *packed(wish, found, network, manifest))
 
@@ -204,9 +204,26 @@ def voted(found: Committed, graph: bytes) -> bytes:
     return vote_file.encode(vote)
 
 
-def _hypernetwork(found: Committed, config: ServerConfig, home: Path) -> tuple[Manifest, dict[str, bytes]]:
-    """phi alone: what it generates depends on what each device keeps to itself."""
-    raise ConfigError("not yet")
+def hypernetwork(
+    wish: Wish, found: Committed, network: Network, manifest: Manifest
+) -> tuple[Manifest, dict[str, bytes]]:  # fmt: skip
+    """phi, and the graph around what it generates: the rest is each device's own, and nobody else ever sees it."""
+    from edgehold.core.onnx_graphs import facts, skeleton
+    from edgehold.defenses.hyperfl import handed
+    from edgehold.defenses.hyperfl.state import layout_of
+
+    if wish.int8:
+        raise ConfigError(
+            "a hypernetwork is handed over in float32: each device makes its own model of it; drop --int8", field="int8"
+        )
+    layout, how = layout_of(found.schema, found.settings), found.settings
+    bare = skeleton(network.onnx, handed.own_tensors(layout)) or b""
+    tensors = tuple((tensor.name, tensor.shape) for tensor in found.schema.tensors)
+    header = handed.Header(found.plan.run.seed, how.embedding, how.hidden, how.rank, how.backbone, tensors, 0)
+    phi = np.asarray(found.state.phi.model.whole(), dtype=np.float32)
+    opset, ir_version = facts(network.onnx)
+    made = msgspec.structs.replace(manifest, kind="hypernetwork", form="hypernetwork", opset=opset, ir_version=ir_version)
+    return made, {made.model: handed.encode(handed.Handed(header, bare, phi))}
 
 
 def _signed(home: Path, out: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
