@@ -324,7 +324,7 @@ def deploy(folder: Path, task: str | None, allow_older: bool, home: Path, as_jso
 @_home
 @as_json_option
 def personal(folder: Path, task: str, out: Path, home: Path, as_json: bool) -> None:
-    """Make this device's own model of a HyperFL run from the FOLDER that the server exported.
+    """Make this device's own model of a HyperFL run from the server's FOLDER.
 
     It is compared with PyTorch on own records and signed by this device. The embedding and the head stay here; deploy what comes out as any other model.
 

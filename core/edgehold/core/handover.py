@@ -152,6 +152,11 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.files[self.manifest.model]
 
 
+def statement(data: bytes) -> bytes:
+    """What is signed. data: the bytes of manifest.json."""
+    return signing_input("handover v1", [data])
+
+
 def entry(data: bytes) -> File:
     """How a manifest lists a file."""
     return File(len(data), hashlib.sha256(data).hexdigest())
@@ -164,7 +169,7 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes], key: Ed2
     """
     listed = {name: entry(data) for name, data in files.items()}
     data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=listed)), indent=1)
-    signature = key.sign(signing_input("handover v1", [data]))
+    signature = key.sign(statement(data))
     bundle = Bundle(msgspec.structs.replace(manifest, files=listed), data, signature, dict(files))
     if folder.exists():
         raise ModelRefused(f"{folder}: exists already; name another folder, or remove it")
@@ -219,7 +224,7 @@ def read(folder: Path, federation: str, signers: Mapping[str, Ed25519PublicKey])
 def _proved(folder: Path, data: bytes, signature: bytes, signers: Mapping[str, Ed25519PublicKey]) -> str:
     for name, key in signers.items():
         try:
-            key.verify(signature, signing_input("handover v1", [data]))
+            key.verify(signature, statement(data))
         except InvalidSignature:
             continue
         return name
