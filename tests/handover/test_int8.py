@@ -1,0 +1,68 @@
+"""Eight bits: how much smaller, what it costs, and that the certificate judges on records that calibrated nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgehold.client.data import tasks
+from edgehold.core import handing, onnx_int8, onnx_parity
+from edgehold.core.errors import ConfigError
+from edgehold.core.network import Network
+from edgehold.core.rng import stream
+from edgehold.core.task import LocalTraining
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """A network of two layers that knows its digits."""
+    task = tasks.make_task("digits", device_index=0, net={"hidden": [256]})
+    how = LocalTraining(epochs=12, learning_rate=0.1, momentum=0.9)
+    return handing.network_of(task, task.train(task.initial(0), how, stream(0, "test")))
+
+
+def test_a_quarter_of_the_size_and_as_good(network: Network) -> None:
+    graph = onnx_int8.quantised(network.onnx, network.records[-64:])
+    found = onnx_parity.certify(network, graph, calibrated=64)
+    assert found.size_ratio == round(len(graph) / len(network.onnx), 4) <= 0.30
+    assert found.before["accuracy"] > 0.9
+    assert abs(found.before["accuracy"] - found.after["accuracy"]) <= 0.01
+    assert (found.calibrated, found.judged, found.records) == (64, len(network.records) - 64, len(network.records) - 64)
+    assert 0 < found.max_abs, "no float32 graph under another name"
+    again = onnx_int8.quantised(network.onnx, network.records[-64:])
+    assert again == graph, "the same bytes each time"
+
+
+def test_records_that_calibrate_are_not_judged(network: Network) -> None:
+    """Or a graph would be judged on what it was made for."""
+    seen: list[int] = []
+
+    def judge(outputs: np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+        seen.append(len(outputs))
+        return {}
+
+    onnx_parity.certify(replace(network, judge=judge), network.onnx, calibrated=100)
+    assert seen == [len(network.records) - 100] * 2
+
+
+def test_without_real_records_nothing_is_calibrated(network: Network) -> None:
+    with pytest.raises(ConfigError, match="needs real records"):
+        onnx_int8.quantised(network.onnx, network.records[:0])
+
+
+def test_a_graph_of_which_nothing_can_be_quantised() -> None:
+    from edgehold.core import onnx_graphs
+
+    build = onnx_graphs.Builder()
+    build.node("Abs")
+    graph = build.finish(np.float32, (2,), np.float32, (2,))
+    with pytest.raises(ConfigError, match="could be quantised|cannot quantise"):
+        onnx_int8.quantised(graph, np.ones((4, 2), np.float32))
+
+
+def test_the_check_of_int8_is_looser_than_that_of_float32(network: Network) -> None:
+    from edgehold.core.onnx_run import Graph
+
+    run = Graph(network.onnx, "test")
+    tight, loose = (onnx_parity.check(network, run, loose=one)[0].tolerance for one in (False, True))
+    assert loose == pytest.approx(100 * tight)
