@@ -160,7 +160,9 @@ def test_a_head_behind_random_features() -> None:
 
 
 def test_a_head_behind_a_backbone_of_onnx(tmp_path: Path) -> None:
-    module = torch.nn.Sequential(torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    module = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Linear(6, 2)
+    )
     digest = torch_export.export_backbone(module, (64,), tmp_path / "backbone.onnx")
     task = frozen.make_task("digits", backbone=str(tmp_path / "backbone.onnx"), sha256=digest)
     weights = head_weights(task)
@@ -192,7 +194,9 @@ def test_a_graph_that_gives_something_else_is_never_certified() -> None:
     with pytest.raises(ModelRefused, match="not handed over"):
         onnx_parity.certify(network, other.onnx)
     with pytest.raises(ModelRefused, match="gives"):
-        onnx_parity.certify(network, handing.network_of(task_for("mlp", (4,), 2, {}), task_for("mlp", (4,), 2, {}).initial(0)).onnx)
+        onnx_parity.certify(
+            network, handing.network_of(task_for("mlp", (4,), 2, {}), task_for("mlp", (4,), 2, {}).initial(0)).onnx
+        )
 
 
 def test_a_certificate_says_what_it_stands_on() -> None:

@@ -28,7 +28,7 @@ def test_a_quarter_of_the_size_and_as_good(network: Network) -> None:
     assert found.before["accuracy"] > 0.9
     assert abs(found.before["accuracy"] - found.after["accuracy"]) <= 0.01
     assert (found.calibrated, found.judged, found.records) == (64, len(network.records) - 64, len(network.records) - 64)
-    assert 0 < found.max_abs, "no float32 graph under another name"
+    assert found.max_abs > 0, "no float32 graph under another name"
     again = onnx_int8.quantised(network.onnx, network.records[-64:])
     assert again == graph, "the same bytes each time"
 
