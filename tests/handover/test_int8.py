@@ -11,6 +11,7 @@ from edgehold.core.errors import ConfigError
 from edgehold.core.network import Network
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining
+from edgehold.core.vectors import Array
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_records_that_calibrate_are_not_judged(network: Network) -> None:
     """Or a graph would be judged on what it was made for."""
     seen: list[int] = []
 
-    def judge(outputs: np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+    def judge(outputs: Array) -> dict[str, float]:
         seen.append(len(outputs))
         return {}
 

@@ -13,7 +13,7 @@ from edgehold.client.data import tasks
 from edgehold.core import handing, handover, onnx_graphs, vote_file
 from edgehold.core.errors import ConfigError, ModelRefused
 from edgehold.core.onnx_run import Graph
-from edgehold.core.onnx_splice import spliced
+from edgehold.core.onnx_splice import spliced, without
 from edgehold.core.plan import parse_plan
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import FloatArray, MemorySpace
@@ -179,6 +179,41 @@ def test_weights_are_spliced_where_the_graph_misses_them() -> None:
     assert set(found) == {"matrix", "offset", name}
     assert np.array_equal(numpy_helper.to_array(found[name]), values)
     assert [node.op_type for node in model.graph.node] == ["MatMul", "Add"]
+
+
+def test_a_weight_is_taken_out_and_another_put_in() -> None:
+    """Against what the `onnx` package reads; a graph cut anywhere, or with no such weight, is refused."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = handed.scaled(3.0)
+    bare = without(graph, "matrix")
+    assert [one.name for one in onnx.load_from_string(bare).graph.initializer] == ["offset"]
+    values = np.array([[7, 0], [0, 0]], np.float32)
+    again = onnx.load_from_string(spliced(bare, [("matrix", (2, 2), values)]))
+    assert {one.name: numpy_helper.to_array(one).tolist() for one in again.graph.initializer}["matrix"] == values.tolist()
+    assert Graph(again.SerializeToString(), "t")(np.ones((1, 2))).tolist() == [[7.0, 1.0]]
+    for name in ("nothing", "matri", ""):
+        with pytest.raises(ModelRefused, match="0 weights called"):
+            without(graph, name)
+    with pytest.raises(ModelRefused, match="2 weights called"):
+        without(_twice(graph), "matrix")
+    for end in range(1, len(graph)):
+        try:
+            without(graph[:end], "matrix")
+        except ModelRefused:
+            continue
+        # What is whole up to here is a message of its own, such as one without the last fields.
+        onnx.ModelProto.FromString(graph[:end])
+
+
+def _twice(graph: bytes) -> bytes:
+    """The graph with all its weights in it a second time."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    model.graph.initializer.extend(list(model.graph.initializer))
+    return bytes(model.SerializeToString())
 
 
 def test_a_device_expands_a_vote(trained: Any, tmp_path: Any) -> None:

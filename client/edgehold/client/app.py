@@ -324,9 +324,10 @@ def deploy(folder: Path, task: str | None, allow_older: bool, home: Path, as_jso
 @_home
 @as_json_option
 def personal(folder: Path, task: str, out: Path, home: Path, as_json: bool) -> None:
-    """Make this device's own model of a HyperFL run from the server's FOLDER.
+    """Make this device's own model of a run of hyperfl or bristle from the server's FOLDER.
 
-    It is compared with PyTorch on own records and signed by this device. The embedding and the head stay here; deploy what comes out as any other model.
+    It is compared with the task's own arithmetic on own records and signed by this device. Local state stays here; deploy what
+    comes out as any other model.
 
     Example: fl-client personal wards-40 --task wards --out my-model && fl-client deploy my-model
     """

@@ -1,9 +1,13 @@
-"""`fl-client personal`: this device's own model of a HyperFL run, made where its embedding and head lie, and signed by it."""
+"""`fl-client personal`: this device's own model of a run whose product is personal, made where its local state lies and signed
+by the device: HyperFL generates it from embedding and head, Bristle keeps a head behind a frozen network.
+"""
 
 import hashlib
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,32 +19,35 @@ from edgehold.core import handover, onnx_parity
 from edgehold.core.errors import ConfigError, ModelRefused, Stale
 from edgehold.core.handing import network_of
 from edgehold.core.handover import Bundle, Port
+from edgehold.core.onnx_graphs import HEAD
 from edgehold.core.onnx_run import Graph
+from edgehold.core.onnx_splice import spliced, without
+from edgehold.core.task import Task
+from edgehold.core.vectors import FloatArray
 from edgehold.defenses import registry
 from edgehold.defenses.hyperfl import handed
-from edgehold.defenses.hyperfl.state import Local
+
+Made: TypeAlias = tuple[FloatArray, bytes | None]
+"""Dense weights, and the graph with them where it can be made here without PyTorch and `onnx`."""
 
 
 def personal(source: Path, home: Path, task: str, out: Path) -> Bundle:
-    """Write the folder `out` from a hypernetwork that the server handed over. task: of client.toml, with which it was trained.
+    """Write the folder `out` from what the server handed over. task: of client.toml, with which it was trained.
 
-    Neither embedding nor head leaves the device; the folder holds what they generate, which is this device's alone.
+    Local state never leaves the device; the folder holds what comes of it, which is this device's alone.
     """
     places = Home(home)
     credentials = identity.load(places.identity)
     bundle = received.proved(source, credentials)
     said = bundle.manifest
-    if said.kind != "hypernetwork":
+    if said.method not in _MAKERS:
         raise ModelRefused(f"{source}: a {said.method} model, the same for all devices; deploy it as it is")
     table = load_config(places.config).tasks.get(task)
     if table is None:
         raise ConfigError(f"{places.config} has no [tasks.{task}]; name the task the run was trained with", field="task")
     made = call(table.task, table.options, f"tasks.{task}.task")
-    hyper = handed.decode(bundle.model)
-    if made.schema != hyper.header.schema():
-        raise ModelRefused(f"{source}: made for another model than that of task {task!r} here; has its configuration changed?")
-    weights = hyper.dense(_kept(places, said.run, said.round), made.initial(hyper.header.seed))
-    network = network_of(made, weights, hyper.onnx(weights))
+    weights, graph = _MAKERS[said.method](bundle, made, _kept(places, said.method, said.run, said.round))
+    network = network_of(made, weights, graph)
     parity = onnx_parity.certify(network, network.onnx)
     run = Graph(network.onnx, "the generated graph")
     check, shape = onnx_parity.check(network, run)
@@ -56,8 +63,29 @@ def personal(source: Path, home: Path, task: str, out: Path) -> Bundle:
     return handover.write(out, manifest, files, credentials.signing_key)
 
 
-def _kept(places: Home, run: str, number: int) -> Local:
-    """What this device keeps of the run; the hypernetwork of round n goes with the state after it."""
+def _generated(bundle: Bundle, task: Task, local: Any) -> Made:
+    hyper = handed.decode(bundle.model)
+    if task.schema != hyper.header.schema():
+        raise ModelRefused("this hypernetwork makes another model than the task's here; has its configuration changed?")
+    weights = hyper.dense(local, task.initial(hyper.header.seed))
+    return weights, hyper.onnx(weights)
+
+
+def _headed(bundle: Bundle, task: Task, local: Any) -> Made:
+    """The server's graph with this device's head in place of the mean one."""
+    if bundle.manifest.numbers != "float32" or bundle.manifest.form != "onnx":
+        raise ModelRefused("a head is put into a float32 graph; ask for an export without --int8")
+    if local.kept.shape != task.schema.tensors[0].shape:
+        raise ModelRefused(f"this device keeps a head of {list(local.kept.shape)}; its task now has another")
+    graph = spliced(without(bundle.model, HEAD), [(HEAD, local.kept.shape, local.kept)])
+    return np.asarray(local.kept, dtype=np.float32).reshape(-1), graph
+
+
+_MAKERS: dict[str, Callable[[Bundle, Task, Any], Made]] = {"hyperfl": _generated, "bristle": _headed}
+
+
+def _kept(places: Home, method: str, run: str, number: int) -> Any:
+    """What this device keeps of the run; the server's half of round n goes with the state after it."""
     if not places.keep.exists():
         raise ModelRefused(f"{places.folder}: this device has never taken part in anything, so it keeps nothing of run {run!r}")
     keep = Keep(places.keep)
@@ -71,5 +99,4 @@ def _kept(places: Home, run: str, number: int) -> Local:
         raise ModelRefused(
             f"{places.folder}: this device keeps nothing of run {run!r}: it took no part, and has no model of its own in it"
         )
-    local: Local = registry.client_side("hyperfl").load(state)
-    return local
+    return registry.client_side(method).load(state)

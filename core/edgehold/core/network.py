@@ -2,14 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from edgehold.core.vectors import Array
+from edgehold.core.vectors import Array, FloatArray
 
 Judge = Callable[[Array], Mapping[str, float]]
 """Outputs of the first records, as many as there are rows -> the task's metrics by name."""
+
+
+class Hand(Protocol):
+    """How a task says what it hands over."""
+
+    def __call__(self, weights: FloatArray, graph: bytes | None = None) -> "Network":
+        """The model under these flat weights. graph: of it, where somebody has made it already."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,8 @@ from edgehold.core.vectors import Array
 OPSET = 20
 _IR = 10
 """What onnxruntime reads for some years, and what PyTorch's exporter writes."""
-INPUT, SCORES = "records", "scores"
+INPUT, SCORES, HEAD = "records", "scores", "head"
+"""Names of the input, of the output, and of a head's weights behind a frozen network."""
 
 
 class Builder:
@@ -84,7 +85,7 @@ def random_features(weights: Array, head: Array, shape: Sequence[int]) -> bytes:
     build = Builder()
     flat = build.node("Flatten", INPUT, axis=1)
     features = build.node("Relu", build.node("MatMul", flat, build.constant("features", weights.astype(np.float32))))
-    build.node("MatMul", features, build.constant("head", head.astype(np.float32)))
+    build.node("MatMul", features, build.constant(HEAD, head.astype(np.float32)))
     return build.finish(np.float32, shape, np.float32, head.shape[1:])
 
 
@@ -96,7 +97,7 @@ def behind(backbone: bytes, head: Array) -> bytes:
     model = onnx.load_from_string(backbone)
     graph, features = model.graph, model.graph.output[0].name
     taken = {name for node in graph.node for name in (*node.input, *node.output)} | {one.name for one in graph.initializer}
-    names = [_free(name, taken) for name in ("head", "head_features", SCORES)]
+    names = [_free(name, taken) for name in (HEAD, "head_features", SCORES)]
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(head, dtype=np.float32), names[0]))
     graph.node.extend(
         [

@@ -96,8 +96,8 @@ def certify(
     )  # fmt: skip
     if not calibrated and parity.max_abs > allowed:
         raise ModelRefused(
-            f"the graph is off by {parity.max_abs:.3g} at most on {len(compared)} records, and {allowed:.3g} is allowed; it is not "
-            "handed over"
+            f"the graph is off by {parity.max_abs:.3g} at most on {len(compared)} records, and {allowed:.3g} is allowed; it is "
+            "not handed over"
         )
     return parity
 

@@ -14,7 +14,9 @@ from edgehold.core.vectors import Array, FloatArray, Schema
 Score = Callable[[FloatArray, Records], Mapping[str, float]]
 
 
-def detector(schema: Schema, test: Records | None, columns: tuple[str, ...], weights: FloatArray) -> Network:
+def detector(
+    schema: Schema, test: Records | None, columns: tuple[str, ...], weights: FloatArray, graph: bytes | None = None
+) -> Network:  # fmt: skip
     """A model of `edgehold.core.anomaly`; `ConfigError` while it has no threshold."""
     found = Detector.of(schema, weights)
     if found.threshold >= NEVER:
@@ -28,16 +30,23 @@ def detector(schema: Schema, test: Records | None, columns: tuple[str, ...], wei
 
     records = np.zeros((0, len(found.mean))) if test is None else np.asarray(test.x, dtype=np.float64)
     return Network(
-        onnx_graphs.detector(found), records, found.scores, judge if test is not None else None, (), columns, found.threshold
+        graph or onnx_graphs.detector(found),
+        records,
+        found.scores,
+        judge if test is not None else None,
+        (),
+        columns,
+        found.threshold,
     )
 
 
-def linear(test: Records, weights: FloatArray) -> Network:
+def linear(test: Records, weights: FloatArray, graph: bytes | None = None) -> Network:
     """x' w over the columns of `test`, the last of which is 1: float64 as the method computes; a score above 0 is class 1."""
-    build = onnx_graphs.Builder()
-    build.node("MatMul", onnx_graphs.INPUT, build.constant("weights", weights.astype(np.float64)[:, None]))
-    graph = build.finish(np.float64, (len(weights),), np.float64, (1,))
     wide = weights.astype(np.float64)[:, None]
+    if graph is None:
+        build = onnx_graphs.Builder()
+        build.node("MatMul", onnx_graphs.INPUT, build.constant("weights", wide))
+        graph = build.finish(np.float64, (len(weights),), np.float64, (1,))
 
     def judge(outputs: Array) -> Mapping[str, float]:
         scores, y = outputs[:, 0], test.y[: len(outputs)]

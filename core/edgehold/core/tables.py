@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehold.core.errors import ConfigError
-from edgehold.core.network import Network
+from edgehold.core.network import Hand
 from edgehold.core.task import LocalTraining, Task
 from edgehold.core.vectors import FloatArray, Schema
 
@@ -67,7 +67,7 @@ class TableTask:
     score: Callable[[FloatArray, Records], dict[str, float]]
     held_data: Records | None = None
     weight: float = 1.0
-    network: Callable[[FloatArray], Network] | None = None
+    network: Hand | None = None
 
     @property
     def samples(self) -> int:

@@ -149,8 +149,8 @@ def task_of(split: Split, features: Features, train: Array | None, held: Array |
     shape = (test.x.shape[1], len(test.classes))
     schema = Schema((Tensor("head", shape),))
 
-    def handed(weights: FloatArray) -> Network:
-        graph = features.headed(weights.reshape(shape), split.test.shape)
+    def handed(weights: FloatArray, graph: bytes | None = None) -> Network:
+        graph = graph or features.headed(weights.reshape(shape), split.test.shape)
         return table_networks.head(graph, split.test.x, features, test, weights)
 
     zeros = np.zeros(schema.size, np.float32)

@@ -13,14 +13,12 @@ from edgehold.core.vectors import Array, FloatArray
 from edgehold.defenses.floral.features import Features, Fourier, Nystrom
 
 
-def network(features: Features, outputs: int, classes: int, test: Records | None, weights: FloatArray) -> Network:
+def network(
+    features: Features, outputs: int, classes: int, test: Records | None, weights: FloatArray, graph: bytes | None = None
+) -> Network:  # fmt: skip
     """Records (n, inputs) float64 -> phi(x) w + b, (n, outputs) float64."""
     flat = np.asarray(weights, dtype=np.float64).reshape(-1, outputs)
-    build = Builder()
-    _featured(build, features)
-    scores = build.node("MatMul", build.at, build.constant("head", flat[:-1]))
-    build.node("Add", scores, build.constant("bias", flat[-1]))
-    graph = build.finish(np.float64, (features.inputs,), np.float64, (outputs,))
+    graph = graph or _made(features, flat)
     names = test.classes if test is not None and test.classes else tuple(map(str, range(classes)))
     records = np.zeros((0, features.inputs)) if test is None else np.asarray(test.x, dtype=np.float64)
 
@@ -32,6 +30,15 @@ def network(features: Features, outputs: int, classes: int, test: Records | None
     return Network(
         graph, records, lambda x: features(x) @ flat[:-1] + flat[-1], judge if test is not None else None, names, columns
     )  # fmt: skip
+
+
+def _made(features: Features, flat: Array) -> bytes:
+    """flat: (m + 1, outputs) float64, the last row the bias."""
+    build = Builder()
+    _featured(build, features)
+    scores = build.node("MatMul", build.at, build.constant("head", flat[:-1]))
+    build.node("Add", scores, build.constant("bias", flat[-1]))
+    return build.finish(np.float64, (features.inputs,), np.float64, (flat.shape[1],))
 
 
 def _featured(build: Builder, features: Features) -> None:
