@@ -57,8 +57,16 @@ HEADS = "edgehold.client.data.frozen:make_task"
 HEAD_PLAN = three_devices.plan("heads", 'name = "bristle"').replace('task = "digits"', 'task = "heads"')
 
 
-def head_options(index: int) -> dict[str, Any]:
-    return {"dataset": "digits", "device_index": index, "devices": DEVICES, "width": 40}
+def head_options(folder: Path, index: int) -> dict[str, Any]:
+    """Three classes round three corners, as a file: such a device has no scikit-learn either."""
+    path = folder / "corners.csv"
+    if not path.exists():
+        rng = np.random.default_rng(3)
+        rows = [(*(rng.normal(0, 0.4, 4) + np.eye(4)[kind]), f"c{kind}") for kind in range(3) for _ in range(120)]
+        path.write_text("a,b,c,d,kind\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    data = {"label": "kind", "classes": ["c0", "c1", "c2"], "numbers": list("abcd"), "test_share": 0.3}
+    own = {"device_index": index, "devices": DEVICES, "classes_per_device": 0, "width": 12}
+    return {"dataset": "table", "path": str(path), "data": data, **own}
 
 
 def options(index: int, **more: Any) -> dict[str, Any]:
@@ -70,7 +78,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Three devices and finished runs: dense, a vote, a private one, a hypernetwork; one of FedPCA and one of Bristle."""
     folder = tmp_path_factory.mktemp("export")
     own = {**dict.fromkeys(("digits", "patients"), (ENTRY, options(-1))), "flows": (FLOWS, flow_options(folder, -1))}
-    own["heads"] = (HEADS, head_options(-1))
+    own["heads"] = (HEADS, head_options(folder, -1))
     with Federation(folder / "bed", tasks=own) as found:
         found.start_server()
         for index in range(DEVICES):
@@ -78,7 +86,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
                 **dict.fromkeys(("digits", "patients"), (ENTRY, options(index))),
                 "flows": (FLOWS, flow_options(folder, index)),
             }
-            mine["heads"] = (HEADS, head_options(index))
+            mine["heads"] = (HEADS, head_options(folder, index))
             found.add_client(f"dev-{index}", mine, budgets={"patients": (1000.0, 1e-5)})
             found.start_client(f"dev-{index}")
         found.wait_connected(DEVICES)
@@ -281,9 +289,11 @@ def test_own_heads_behind_a_frozen_network(bed: Federation, python: Path, tmp_pa
     keep = Keep(home / "keep.db")
     kept = registry.client_side("bristle").load(keep.local("heads", 3) or b"").kept
     keep.close()
-    task = frozen.make_task(**head_options(0))
+    task = frozen.make_task(**head_options(bed.folder.parent, -1))
     assert task.test_data is not None
-    raw = frozen.split_of("digits").test.x
+    network = task.network(kept.reshape(-1)) if task.network else None
+    assert network is not None
+    raw = network.records
     assert np.abs(model.graph(raw) - task.test_data.x @ kept).max() < 1e-4
     mean = received.opened(tmp_path / "mean", identity.load(home / "identity"))
     assert not np.allclose(model.graph(raw), mean.graph(raw)), "its own head, not the mean of all"

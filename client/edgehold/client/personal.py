@@ -5,7 +5,6 @@ by the device: HyperFL generates it from embedding and head, Bristle keeps a hea
 import hashlib
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,7 +51,7 @@ def personal(source: Path, home: Path, task: str, out: Path) -> Bundle:
     run = Graph(network.onnx, "the generated graph")
     check, shape = onnx_parity.check(network, run)
     manifest = msgspec.structs.replace(
-        said, signer=f"device:{credentials.client_id}", exported_s=round(time.time(), 3), software=version("edgehold"),
+        said, signer=f"device:{credentials.client_id}", exported_s=round(time.time(), 3),
         weights_sha256=hashlib.sha256(np.ascontiguousarray(weights, dtype="<f4").tobytes()).hexdigest(), kind="network",
         form="onnx", opset=said.opset, input=run.takes, output=Port(run.output, run.output_dtype, shape), check=check,
         classes=network.classes,
