@@ -100,6 +100,9 @@ def test_an_older_model_needs_the_owners_word(tmp_path: Path, parties: Parties, 
         place.deploy(tmp_path / "fifth")
     place.deploy(tmp_path / "fifth", allow_older=True)
     assert factor(place) == 5.0
+    handed.bundle(tmp_path / "seventh", parties.server, factor=7.0, round=7)
+    place.deploy(tmp_path / "seventh")
+    assert factor(place) == 7.0, "from there on everything newer than the older one is new"
     handed.bundle(tmp_path / "later", parties.server, factor=6.0, run="next", run_created_s=1001.0, round=1)
     place.deploy(tmp_path / "later")
     assert factor(place) == 6.0, "round 1 of a later run is newer than any round of an earlier one"

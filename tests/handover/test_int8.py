@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from edgehold.client.data import tasks
-from edgehold.core import handing, onnx_int8, onnx_parity
+from edgehold.core import handing, onnx_graphs, onnx_int8, onnx_parity
 from edgehold.core.errors import ConfigError
 from edgehold.core.network import Network
+from edgehold.core.onnx_run import Graph
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining
 from edgehold.core.vectors import Array
@@ -34,6 +35,30 @@ def test_a_quarter_of_the_size_and_as_good(network: Network) -> None:
     assert again == graph, "the same bytes each time"
 
 
+def test_short_names_change_nothing_but_the_size() -> None:
+    """Input, output, and what each operator reads stay as they are; a name that is short already is nobody else's."""
+    import onnx
+    from onnx import helper
+
+    build = onnx_graphs.Builder()
+    one = build.node("Abs", onnx_graphs.INPUT)
+    two = build.node("Add", one, build.constant("0", np.array([1, 2], np.float32)))
+    build.node("Sub", two, one)
+    graph = build.finish(np.float32, (2,), np.float32, (2,))
+    model = onnx.load_from_string(graph)
+    onnx_graphs.shortened(model)
+    x = np.array([[-3.0, 4.0]], np.float32)
+    assert Graph(model.SerializeToString(), "t")(x).tolist() == [[1.0, 2.0]] == Graph(graph, "t")(x).tolist()
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    assert names == {"records", "scores", "0", "1", "2"}
+    assert len(model.SerializeToString()) < len(graph)
+    loop = onnx.load_from_string(graph)
+    loop.graph.node[0].attribute.append(helper.make_attribute("body", loop.graph))
+    before = loop.SerializeToString(deterministic=True)
+    onnx_graphs.shortened(loop)
+    assert loop.SerializeToString(deterministic=True) == before
+
+
 def test_records_that_calibrate_are_not_judged(network: Network) -> None:
     """Or a graph would be judged on what it was made for."""
     seen: list[int] = []
@@ -52,8 +77,6 @@ def test_without_real_records_nothing_is_calibrated(network: Network) -> None:
 
 
 def test_a_graph_of_which_nothing_can_be_quantised() -> None:
-    from edgehold.core import onnx_graphs
-
     build = onnx_graphs.Builder()
     build.node("Abs")
     graph = build.finish(np.float32, (2,), np.float32, (2,))
@@ -62,8 +85,6 @@ def test_a_graph_of_which_nothing_can_be_quantised() -> None:
 
 
 def test_the_check_of_int8_is_looser_than_that_of_float32(network: Network) -> None:
-    from edgehold.core.onnx_run import Graph
-
     run = Graph(network.onnx, "test")
     tight, loose = (onnx_parity.check(network, run, loose=one)[0].tolerance for one in (False, True))
     assert loose == pytest.approx(100 * tight)

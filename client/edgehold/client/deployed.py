@@ -28,8 +28,8 @@ _DIGITS = 32
 
 
 class InForce(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """current, previous: names of folders, "" for none. newest: the highest `Manifest.age` ever deployed; since_s: of the
-    switch, seconds since 1970.
+    """current, previous: names of folders, "" for none. newest: `Manifest.age` of what was deployed last, which rolling back
+    does not lower; since_s: of the switch, seconds since 1970.
     """
 
     current: str
@@ -104,8 +104,7 @@ class Deployed:
             if before is not None and before.current == name:
                 return model
             age = bundle.manifest.age
-            newest = age if before is None or allow_older else max(age, before.newest)
-            self._switch(InForce(name, "" if before is None else before.current, newest, time.time()))
+            self._switch(InForce(name, "" if before is None else before.current, age, time.time()))
         return model
 
     def rollback(self) -> Received:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgehold.core.errors import ConfigError
-from edgehold.core.onnx_graphs import INPUT, clean
+from edgehold.core.onnx_graphs import INPUT, clean, shortened
 from edgehold.core.onnx_run import BATCH
 from edgehold.core.vectors import Array
 
@@ -61,4 +61,5 @@ def quantised(graph: bytes, records: Array) -> bytes:
         root.setLevel(before)
     if not any(one.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) for one in made.graph.initializer):
         raise ConfigError("nothing in this network could be quantised; export it without --int8", field="int8")
+    shortened(made)
     return clean(made)
