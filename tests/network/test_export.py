@@ -24,6 +24,8 @@ from edgehold.client.keep import Keep
 from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array
 from edgehold.defenses import registry
+from edgehold.proto.channel import Stub
+from edgehold.proto.v1 import admin_pb2
 from edgehold.server.app import main
 
 FLOWS = "edgehold.client.data.anomaly:make_task"
@@ -34,7 +36,8 @@ ceiling = 0.3
 noise_multiplier = 3.0
 bins = 3
 batch_size = 30
-learning_rate = 4.0"""
+learning_rate = 4.0
+delta = 1e-6"""
 FLOW_PLAN = """
 [run]
 name = "flows"
@@ -79,7 +82,8 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("export")
     own = {**dict.fromkeys(("digits", "patients"), (ENTRY, options(-1))), "flows": (FLOWS, flow_options(folder, -1))}
     own["heads"] = (HEADS, head_options(folder, -1))
-    with Federation(folder / "bed", tasks=own) as found:
+    budgets = {"budgets.digits": {"max_epsilon": 1000.0, "delta": 1e-5}}
+    with Federation(folder / "bed", tasks=own, server=budgets) as found:
         found.start_server()
         for index in range(DEVICES):
             mine = {
@@ -92,6 +96,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
         found.wait_connected(DEVICES)
         for name, method in {
             "dense": 'name = "fedavg"', "vote": 'name = "frl"\nlocal_epochs = 1', "private": PRIVATE,
+            "central": 'name = "dp_fedavg"\nnoise_multiplier = 5.0\nquantile = 0.0\ndelta = 1e-6',
             "own": 'name = "hyperfl"\nembedding = 6\nhidden = 20\nlocal_epochs = 1',
         }.items():  # fmt: skip
             text = three_devices.plan(name, method)
@@ -242,9 +247,10 @@ def test_int8_and_rollback(bed: Federation, python: Path, tmp_path: Path) -> Non
 
 
 def test_what_privacy_cost_goes_along(bed: Federation, tmp_path: Path) -> None:
-    said = exported(bed, "private", "--out", str(tmp_path / "model"))["manifest"]["privacy"]
-    assert said["epsilon"] == dict(bed.info("private").latest.facts)["epsilon_worst"] > 0
-    assert "ledger" in said["of"]
+    for run in ("private", "central"):
+        said = exported(bed, run, "--out", str(tmp_path / run))["manifest"]["privacy"]
+        assert said["epsilon"] == dict(bed.info(run).latest.facts)["epsilon_worst"] > 0
+        assert said["delta"] == 1e-6, "the plan's, not the default"
 
 
 def test_own_models_of_a_hypernetwork(bed: Federation, tmp_path: Path) -> None:
@@ -329,6 +335,18 @@ def test_a_detector_on_a_live_stream(bed: Federation, python: Path, tmp_path: Pa
     code, _, complaint = client(python, bed, "detect", "deployed:flows", "--columns", "b,a,c,d,e,f", given=given)
     assert code == 1
     assert "'b' at place 1, expected 'a'" in complaint
+
+
+def test_what_single_clients_said_stays_where_it_is(bed: Federation) -> None:
+    """FedPCA remembers what each client said last; only the model leaves."""
+
+    async def blobs(stub: Stub) -> set[str]:
+        request = admin_pb2.GetStateRequest(run="flows")
+        parts = [part async for part in stub.stream("GetState", request, admin_pb2.GetStateResponse)]
+        assert sum(len(part.data) for part in parts) == sum(blob.size for blob in parts[0].blobs)
+        return {blob.name for blob in parts[0].blobs}
+
+    assert bed.ask(blobs) == {"model"}
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,7 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What training spent, as the ledgers say. of: whose ledger; epsilon: None where it has no bound; delta: None where each
-    device has one of its own.
-    """
+    """What training cost. of: whom the figure is about; epsilon: None where it has no bound; delta: None where unknown."""
 
     epsilon: float | None
     delta: float | None

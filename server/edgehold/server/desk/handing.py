@@ -88,8 +88,8 @@ def _made(home: Path, config: ServerConfig, found: Committed, wish: Wish, out: P
         )
     network = network_of(task, found.weights)
     if method == "hyperfl":
-        return _signed(home, out, *hypernetwork(wish, found, network, described(found, config, home, network)))
-    manifest = described(found, config, home, network)
+        return _signed(home, out, *hypernetwork(wish, found, network, described(found, config, network)))
+    manifest = described(found, config, network)
     return _signed(home, out, *packed(wish, found, network, manifest))
 
 
@@ -114,7 +114,7 @@ async def fetched(stub: Stub, wish: Wish) -> Committed:
     return Committed(plan, settings, schema, first.run, first.round, state, weights)
 
 
-def described(found: Committed, config: ServerConfig, home: Path, network: Network | None) -> Manifest:
+def described(found: Committed, config: ServerConfig, network: Network) -> Manifest:
     """The manifest, but for what depends on the form."""
     return Manifest(
         version=handover.VERSION,
@@ -129,31 +129,24 @@ def described(found: Committed, config: ServerConfig, home: Path, network: Netwo
         method=str(found.plan.method["name"]),
         plan_sha256=found.run.plan_digest.hex(),
         weights_sha256=hashlib.sha256(np.ascontiguousarray(found.weights, dtype="<f4").tobytes()).hexdigest(),
-        kind="network" if network is None or network.threshold is None else "detector",
+        kind="network" if network.threshold is None else "detector",
         form="onnx",
         numbers="float32",
         files={},
-        classes=() if network is None else network.classes,
-        columns=() if network is None else network.columns,
-        threshold=None if network is None else network.threshold,
-        privacy=spent(found, config, home),
+        classes=network.classes,
+        columns=network.columns,
+        threshold=network.threshold,
+        privacy=spent(found),
     )
 
 
-def spent(found: Committed, config: ServerConfig, home: Path) -> Privacy | None:
-    """What training cost as far as the server knows; None for a method without noise."""
-    facts, task = found.round.facts, found.plan.run.task
-    if "epsilon_worst" in facts:
-        return Privacy(
-            _finite(facts["epsilon_worst"]), None, "the admitted device that spent most, by its own ledger and at its own delta"
-        )
-    if registry.method(str(found.plan.method["name"])).central and task in config.budgets:
-        from edgehold.core.privacy import ledger
-
-        limit = config.budgets[task]
-        _, totals = ledger.read(home / "ledger.db", {task: limit.delta})
-        return Privacy(_finite(totals.get(task, 0.0)), limit.delta, f"the server, on task {task} over all its runs")
-    return None
+def spent(found: Committed) -> Privacy | None:
+    """What training cost as the server counts it; None for a method without noise."""
+    epsilon = found.round.facts.get("epsilon_worst")
+    if epsilon is None:
+        return None
+    delta = getattr(found.settings, "delta", None)
+    return Privacy(_finite(epsilon), delta, "the device counted in most rounds of this run, at the plan's delta")
 
 
 def _finite(epsilon: float) -> float | None:
