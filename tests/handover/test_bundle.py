@@ -101,7 +101,7 @@ def test_a_signed_manifest_reaches_no_other_folder(tmp_path: Path, parties: Part
     ("change", "what"),
     [
         ({"version": 2}, "no manifest of version 1"), ({"more": 1}, "unknown field"), ({"round": 0}, "manifest of version"),
-        ({"files": {}}, "no model.onnx"),
+        ({"files": {}}, "no model.onnx"), ({"task": "../up"}, "no manifest of version 1"),
         ({"input": {"name": "x", "type": "float32", "shape": [2]}}, "the graph has 'records'"),
         ({"input": {"name": "records", "type": "float32", "shape": [3]}}, r"the graph takes \[2\]"),
         ({"kind": "hypernetwork", "form": "hypernetwork"}, "no model.phi"),

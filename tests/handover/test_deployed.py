@@ -11,6 +11,7 @@ from tests.support.handed import Parties
 
 from edgehold.client import deployed
 from edgehold.client.deployed import Deployed, Rolling
+from edgehold.client.detect import HandedOver
 from edgehold.core import keys
 from edgehold.core.errors import (
     BadSignature,
@@ -165,6 +166,41 @@ def test_a_device_that_dies_while_deploying_runs_the_former(
     place.deploy(tmp_path / "second")
     assert factor(place) == 5.0
     assert not [path for path in place.folder.iterdir() if path.name.endswith(".part")]
+
+
+def test_a_running_detector_takes_over_what_fits_it(
+    tmp_path: Path, parties: Parties, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Columns stand as the stream was opened with: a model of others waits for the next start."""
+    place = Deployed(tmp_path / "deployed", "toy", parties.credentials)
+
+    def deploy(number: int, threshold: float, columns: tuple[str, ...] = ("a", "b")) -> None:
+        handed.bundle(
+            tmp_path / f"{number}", parties.server, graph=handed.scored(number), kind="detector", threshold=threshold,
+            columns=columns, round=number, classes=(),
+        )  # fmt: skip
+        place.deploy(tmp_path / f"{number}")
+
+    deploy(1, threshold=4.0)
+    scorer = HandedOver(Rolling(place))
+    records = np.array([[1.0, 2.0], [2.0, 3.0]])
+    assert (scorer.scores(records).tolist(), scorer.threshold, scorer.count) == ([3.0, 5.0], 4.0, 2)
+    scorer.check(("a", "b"), "test")
+    with pytest.raises(ModelRefused, match="'b' at place 1, expected 'a'"):
+        scorer.check(("b", "a"), "test")
+    with pytest.raises(ModelRefused, match="1 of them, expected 2"):
+        scorer.check(("a",), "test")
+    deploy(2, threshold=7.0)
+    assert (scorer.scores(records).tolist(), scorer.threshold) == ([6.0, 10.0], 7.0)
+    deploy(3, threshold=9.0, columns=("b", "a"))
+    assert (scorer.scores(records).tolist(), scorer.threshold) == ([6.0, 10.0], 7.0)
+    assert "not taken over: it has other columns" in capsys.readouterr().err
+    assert HandedOver(Rolling(place), own=1.5).threshold == 1.5
+    assert HandedOver(Rolling(place)).scores(records).tolist() == [9.0, 15.0], "after a start"
+    handed.bundle(tmp_path / "no-detector", parties.server, round=4)
+    place.deploy(tmp_path / "no-detector")
+    with pytest.raises(ConfigError, match="detects nothing; run it with `fl-client infer`"):
+        HandedOver(Rolling(place))
 
 
 def test_a_running_stream_takes_over_what_is_deployed(tmp_path: Path, parties: Parties, place: Deployed) -> None:

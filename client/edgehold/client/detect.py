@@ -227,7 +227,7 @@ def detect(
                 scores = model.scores(block.x)
                 alarm = scores > model.threshold
                 counts.records, counts.alarms = counts.records + len(scores), counts.alarms + int(alarm.sum())
-                counts.bad = bad.count
+                counts.bad, counts.threshold = bad.count, model.threshold
                 _write(out, block, scores.tolist(), alarm.tolist(), model.threshold, wish.alarms_only)
         except KeyboardInterrupt:
             pass

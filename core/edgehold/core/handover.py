@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from edgehold.core.errors import BadSignature, IdentityError, ModelRefused
 from edgehold.core.files import sync, sync_folder
 from edgehold.core.manifest import signing_input
+from edgehold.core.plan import Name
 from edgehold.core.rng import stream
 from edgehold.core.vectors import Array
 
@@ -95,15 +96,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     version: Literal[1]
-    federation: str
+    federation: Name
     signer: str
-    run: str
+    run: Name
     round: Annotated[int, msgspec.Meta(ge=1)]
     run_created_s: float
     exported_s: float
     software: str
-    task: str
-    method: str
+    task: Name
+    method: Name
     plan_sha256: Digest
     weights_sha256: Digest
     kind: Literal["network", "detector", "hypernetwork"]
