@@ -21,7 +21,7 @@ from edgehold.client import received
 from edgehold.client.identity import Credentials
 from edgehold.client.received import Received
 from edgehold.core import handover, keys
-from edgehold.core.errors import ConfigError, Downgrade, JournalError, ModelRefused
+from edgehold.core.errors import ConfigError, Downgrade, FlError, JournalError, ModelRefused
 
 POINTER = "in-force.json"
 _DIGITS = 32
@@ -140,7 +140,10 @@ class Deployed:
 
 
 class Rolling:
-    """The model in force while a stream goes on: a model that is deployed meanwhile takes over between two blocks."""
+    """The model in force while a stream goes on: a model that is deployed meanwhile takes over between two blocks.
+
+    The stream is read for the model it was opened with; one that reads otherwise waits for the next start.
+    """
 
     def __init__(self, deployed: Deployed) -> None:
         self._deployed = deployed
@@ -156,10 +159,13 @@ class Rolling:
         self._seen = stamp
         try:
             model = self._deployed.current()
-        except (ModelRefused, ConfigError, JournalError) as error:
+        except FlError as error:
             self.problem = error.message
             return False
         changed = model.bundle.digest != self.model.bundle.digest
+        if _read_as(model) != _read_as(self.model):
+            self.problem = "it has other columns, inputs or kind; start again to run it"
+            return False
         self.model = model
         return changed
 
@@ -169,6 +175,11 @@ class Rolling:
         except OSError:
             return (0, 0)
         return (found.st_ino, found.st_mtime_ns)
+
+
+def _read_as(model: Received) -> tuple[object, ...]:
+    manifest = model.manifest
+    return manifest.kind, manifest.columns, manifest.input
 
 
 def tasks(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from edgehold.client.config import Home, call, load_config
 from edgehold.client.deployed import Rolling
 from edgehold.client.live import Bad, Block, CsvReader, JsonReader, Reader, lines
 from edgehold.client.received import Received
-from edgehold.client.stream import opened, stopping
+from edgehold.client.stream import nobody_reads, opened, stopping
 from edgehold.core.anomaly import NEVER, Detector, Doubles
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.tables import TableTask
@@ -146,9 +145,7 @@ class HandedOver:
     def scores(self, x: NDArray[Any]) -> Doubles:
         """See `Scorer`."""
         if isinstance(self.found, Rolling):
-            before = self.model
-            if self.found.fresh():
-                self._taken_over(self.found, before)
+            self.found.fresh()
             if self.found.problem:
                 print(f"deployed model not taken over: {self.found.problem}", file=sys.stderr)
                 self.found.problem = ""
@@ -157,12 +154,6 @@ class HandedOver:
     def check(self, columns: Sequence[str], whose: str) -> None:
         """See `Scorer`."""
         received.columns_check(self.model.manifest, tuple(columns), whose)
-
-    def _taken_over(self, rolling: Rolling, before: Received) -> None:
-        """Columns stand as the stream was opened with; a model of others must wait for the next start."""
-        after = rolling.model.manifest
-        if after.threshold is None or after.columns != before.manifest.columns or after.input != before.manifest.input:
-            rolling.model, rolling.problem = before, "it has other columns, or is no detector; start `fl-client detect` again"
 
 
 def _detects(model: Received) -> None:
@@ -232,8 +223,7 @@ def detect(
         except KeyboardInterrupt:
             pass
         except BrokenPipeError:
-            # Whoever read our lines has gone; Python would complain once more when it closes the stream.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            nobody_reads()
         finally:
             counts.bad, counts.seconds = bad.count, time.monotonic() - began
     if bad.first:

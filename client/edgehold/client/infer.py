@@ -15,7 +15,7 @@ from edgehold.client.config import Home
 from edgehold.client.deployed import Deployed, Rolling
 from edgehold.client.live import Bad, Block, CsvReader, JsonReader, Reader, lines
 from edgehold.client.received import Received
-from edgehold.client.stream import opened, stopping
+from edgehold.client.stream import nobody_reads, opened, stopping
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array
 
@@ -80,6 +80,8 @@ def infer(wish: Wish, home: Path, source: str, follow_file: bool, out: IO[str], 
                 counts.records, counts.bad = counts.records + len(block.rows), bad.count
         except KeyboardInterrupt:
             pass
+        except BrokenPipeError:
+            nobody_reads()
     counts.bad = bad.count
     if bad.first:
         print(f"first bad row: {bad.first}", file=sys.stderr)

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from edgehold.core.errors import ConfigError
 
 
+def nobody_reads() -> None:
+    """Whoever read our lines has gone; Python would complain once more when it closes the stream."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def opened(source: str) -> Iterator[int]:
     """Descriptor of a path, or of standard input for "-"; `ConfigError` when it cannot be read."""

@@ -45,7 +45,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A committed round. side, state: the method's server half and what it keeps; weights: dense, (schema.size,)."""
+    """A committed round. state: what the method's server half keeps; weights: dense, (schema.size,) float32."""
 
     plan: Plan
     settings: Any
