@@ -38,7 +38,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NAME = "masks"
-SUMMARY = "Masked sums: processor time of device and collecting side; rounds over the network; --peer: Flower's SecAgg+"
+SUMMARY = "Masked sums: processor time on either side, rounds over the network; --peer: Flower's SecAgg+"
 DOCS = ROOT / "docs" / "masks.md"
 """Where `--write-docs` puts the table."""
 

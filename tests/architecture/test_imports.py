@@ -255,6 +255,29 @@ def test_a_daemon_starts_light(module: str) -> None:
     assert not [name for name in found if name.startswith((f"edgehold.{other}", "edgehold.attacks"))]
 
 
+def test_a_device_runs_a_model_without_what_made_it() -> None:
+    """All that infer, detect, deploy and rollback load, up to outputs: no training library, and nothing that writes graphs."""
+    code = f"""
+import sys, tempfile
+from pathlib import Path
+sys.path.insert(0, {str(REPOSITORY)!r})
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY + ("onnx", "onnxscript")!r}:
+            raise AssertionError(f"{{name}} is loaded")
+sys.meta_path.insert(0, Absent())
+from edgehold.client import app, deployed, detect, infer, received, stream
+from edgehold.core import handover, onnx_run, vote_file
+from edgehold.defenses import registry
+for name in registry.VOTED:
+    registry.vote(name)
+"""
+    found = loaded_by(code)
+    assert {"edgehold.client.infer", "edgehold.defenses.frl.vote"} <= found
+    assert not halves(found, "server")
+    assert not halves(found, "client")
+
+
 def halves(found: set[str], half: str) -> list[str]:
     return [name for name in found if name.startswith("edgehold.defenses.") and name.endswith(f".{half}")]
 

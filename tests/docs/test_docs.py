@@ -27,7 +27,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "demo", "peers")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "demo", "devices", "peers")),
     *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
 ]
 
@@ -97,7 +97,7 @@ def test_every_command_in_the_documents_exists(program: str, command: click.Comm
         name = line.split()[1]
         if name in command.commands:
             known = {option for parameter in command.commands[name].params for option in parameter.opts}
-            assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= known, line
+            assert set(re.findall(r"(?<=\s)--[a-z0-9-]+", line)) <= known, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

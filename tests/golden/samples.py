@@ -8,6 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from edgehold.core import handover
 from edgehold.core.keys import enrol_statement
 from edgehold.core.manifest import TaskStatement, UploadStatement, roster_digest, signing_input
 from edgehold.proto.v1 import (
@@ -84,6 +85,7 @@ def statements() -> dict[str, bytes]:
         "upload": upload.signing_input(),
         "upload_digest": upload.digest(),
         "task": task.signing_input(),
+        "handover": handover.statement(b"{}"),
         "enrol": enrol_statement(digest[6], "dev-1", b"request"),
     }
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def check(home: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("model")
 @click.argument("source", default="-")
 @click.option("--task", help="Task of client.toml whose columns the model has.")
 @click.option("--columns", help="The model's columns in their order: a,b,c or @FILE with a line for each.")
@@ -230,10 +231,12 @@ def check(home: Path, as_json: bool) -> None:
 @_home
 @as_json_option
 def detect(
-    model: Path, source: str, task: str | None, columns: str | None, form: Any, delimiter: str, follow: bool, alarms_only: bool,
+    model: str, source: str, task: str | None, columns: str | None, form: Any, delimiter: str, follow: bool, alarms_only: bool,
     skip_bad: bool, threshold: float | None, home: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score records against a MODEL file of FedPCA. SOURCE: a file, or - for standard input; CSV with a header, or JSON lines.
+    """Score records against a MODEL of FedPCA: its file, a folder of `fl-server export`, or deployed:TASK.
+
+    SOURCE: a file, or - for standard input; CSV with a header, or JSON lines.
 
     Writes one JSON object a line: record (counted from 1), score, threshold, alarm. Counts stand on standard error at the end,
     also after Ctrl-C. Columns are found by name; --task or --columns say which, and that they are the model's is checked.
@@ -252,7 +255,147 @@ def detect(
     )
     counts = logic.Counts()
     try:
-        logic.detect(wish, source, follow, sys.stdout, counts)
+        logic.detect(wish, source, follow, sys.stdout, counts, home)
     finally:
         if counts.threshold:
             click.echo(json.dumps(counts.as_dict()) if as_json else counts.told(), err=True)
+
+
+@main.command()
+@click.argument("model")
+@click.argument("source", default="-")
+@click.option("--delimiter", default=",", show_default=True, help="Between the fields of a CSV record.")
+@click.option("--follow", is_flag=True, help="Wait for more at the end of the file, as `tail -f` does.")
+@click.option("--scores", is_flag=True, help="Write all outputs of each record.")
+@click.option("--skip-bad", is_flag=True, help="Skip and count records that cannot be read, instead of ending.")
+@_home
+@as_json_option
+def infer(
+    model: str, source: str, delimiter: str, follow: bool, scores: bool, skip_bad: bool, home: Path, as_json: bool
+) -> None:  # fmt: skip
+    """Run a MODEL that was handed over: a folder of `fl-server export`, or deployed:TASK. Its signature is checked first.
+
+    SOURCE: a .npy file of records, JSON arrays or objects a line, or CSV with a header; - for standard input. One JSON object a
+    line comes out. A model that is deployed meanwhile takes over between two blocks of records.
+
+    Example: fl-client infer deployed:digits records.npy
+    """
+    from edgehold.client import infer as logic
+
+    if follow and source == "-":
+        raise ConfigError("--follow needs a file; standard input is read until it ends anyway", field="follow")
+    counts = logic.Counts()
+    try:
+        logic.infer(logic.Wish(model, scores, skip_bad, delimiter), home, source, follow, sys.stdout, counts)
+    finally:
+        if counts.model:
+            click.echo(json.dumps(asdict(counts)) if as_json else counts.told(), err=True)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--task", help="Task whose model it is; default: as its manifest says.")
+@click.option("--allow-older", is_flag=True, help="Take a model older than one that was deployed before.")
+@_home
+@as_json_option
+def deploy(folder: Path, task: str | None, allow_older: bool, home: Path, as_json: bool) -> None:
+    """Check a FOLDER of `fl-server export` and put its model in force; the former one stays beside it.
+
+    Refused, with the former model left in force: a wrong signature, another federation, an older round, outputs that are not
+    those of the exporting server.
+
+    Example: fl-client deploy digits-clean-30 --home /var/lib/fl-client
+    """
+    from edgehold.client import identity, received
+    from edgehold.client.config import Home
+    from edgehold.client.deployed import Deployed
+
+    places = Home(home)
+    credentials = identity.load(places.identity)
+    name = task or received.proved(folder, credentials).manifest.task
+    model = Deployed(places.deployed, name, credentials).deploy(folder, allow_older)
+    _told(name, model.bundle, as_json, "in force")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--task", required=True, help="Task of client.toml with which this device took part in the run.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@_home
+@as_json_option
+def personal(folder: Path, task: str, out: Path, home: Path, as_json: bool) -> None:
+    """Make this device's own model of a run of hyperfl or bristle from the server's FOLDER.
+
+    It is compared with the task's own arithmetic on own records and signed by this device. Local state stays here; deploy what
+    comes out as any other model.
+
+    Example: fl-client personal wards-40 --task wards --out my-model && fl-client deploy my-model
+    """
+    from edgehold.client.personal import personal as make
+
+    bundle = make(folder, home, task, out)
+    _told(task, bundle, as_json, f"{out} is written")
+
+
+@main.command()
+@click.option("--task", required=True, help="Task whose previous model shall run again.")
+@_home
+@as_json_option
+def rollback(task: str, home: Path, as_json: bool) -> None:
+    """Put the model in force that ran before the present one; used twice, it comes back.
+
+    Example: fl-client rollback --task digits
+    """
+    from edgehold.client import identity
+    from edgehold.client.config import Home
+    from edgehold.client.deployed import Deployed
+
+    places = Home(home)
+    model = Deployed(places.deployed, task, identity.load(places.identity)).rollback()
+    _told(task, model.bundle, as_json, "in force again")
+
+
+@main.command()
+@_home
+@as_json_option
+def deployed(home: Path, as_json: bool) -> None:
+    """What is deployed here: by task, the model in force and the previous one.
+
+    Example: fl-client deployed --json
+    """
+    from edgehold.client import deployed as logic
+    from edgehold.client import identity, received
+    from edgehold.client.config import Home
+
+    places = Home(home)
+    credentials = identity.load(places.identity)
+    found: list[dict[str, Any]] = []
+    for task in logic.tasks(places.deployed):
+        store = logic.Deployed(places.deployed, task, credentials)
+        now = store.in_force()
+        assert now is not None, "listed by its pointer"
+        manifest = received.proved(store.folder / now.current, credentials).manifest
+        found.append(
+            {
+                "task": task, "run": manifest.run, "round": manifest.round, "method": manifest.method, "form": manifest.form,
+                "numbers": manifest.numbers, "current": now.current, "previous": now.previous, "since_unix_s": now.since_s,
+            }
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for one in found:
+        click.echo(
+            f"{one['task']}: run {one['run']} round {one['round']} ({one['method']}, {one['form']} {one['numbers']}), "
+            f"{one['current'][:12]}, before {one['previous'][:12] or 'none'}"
+        )
+    if not found:
+        click.echo("nothing is deployed; see `fl-client deploy --help`")
+
+
+def _told(task: str, bundle: Any, as_json: bool, done: str) -> None:
+    manifest = bundle.manifest
+    if as_json:
+        click.echo(json.dumps({"task": task, "run": manifest.run, "round": manifest.round, "manifest_sha256": bundle.digest}))
+        return
+    click.echo(f"{task}: run {manifest.run} round {manifest.round} ({manifest.form} {manifest.numbers}); {done}.")

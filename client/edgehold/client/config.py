@@ -105,6 +105,7 @@ class Home:
         self.keep = folder / "keep.db"
         self.ledger = folder / "ledger.db"
         self.outbox = folder / "outbox"
+        self.deployed = folder / "deployed"
         self.lock = folder / "lock"
 
 

@@ -2,21 +2,24 @@
 
 import json
 import math
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
 
-from edgehold.client import model_file
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehold.client import infer, model_file, received
 from edgehold.client.config import Home, call, load_config
+from edgehold.client.deployed import Rolling
 from edgehold.client.live import Bad, Block, CsvReader, JsonReader, Reader, lines
-from edgehold.core.anomaly import NEVER, Detector
+from edgehold.client.received import Received
+from edgehold.client.stream import nobody_reads, opened, stopping
+from edgehold.core.anomaly import NEVER, Detector, Doubles
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.tables import TableTask
 
@@ -42,9 +45,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Wish:
-    """What to detect with. columns: in the model's order, () for those of the stream; format: "" to tell by the first byte."""
+    """What to detect with. model: a model file, a folder that was handed over, or "deployed:TASK". columns: in the model's
+    order, () for those of the stream; format: "" to tell by the first byte.
+    """
 
-    model: Path
+    model: str | Path
     columns: Sequence[str] = ()
     threshold: float | None = None
     format: Literal["", "csv", "jsonl"] = ""
@@ -65,19 +70,125 @@ def columns_of(home: Path, task: str) -> tuple[str, ...]:
     return tuple(records.features)
 
 
-def load(wish: Wish) -> Detector:
-    """The model, checked against the columns; `ConfigError` when it is none, or has no threshold yet."""
-    schema, weights, about = model_file.read(wish.model)
+class Scorer(Protocol):
+    """What tells alarms from other records."""
+
+    @property
+    def threshold(self) -> float:
+        """A record whose score is above it is an alarm."""
+
+    @property
+    def count(self) -> int:
+        """Columns of a record."""
+
+    def scores(self, x: NDArray[Any]) -> Doubles:
+        """(n,) scores of raw records (n, count)."""
+
+    def check(self, columns: Sequence[str], whose: str) -> None:
+        """`ConfigError` or `ModelRefused` when the model was fitted to other columns, or to these in another order."""
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """A detector of a model file, scored with NumPy."""
+
+    detector: Detector
+
+    @property
+    def threshold(self) -> float:
+        """See `Scorer`."""
+        return self.detector.threshold
+
+    @property
+    def count(self) -> int:
+        """See `Scorer`."""
+        return len(self.detector.mean)
+
+    def scores(self, x: NDArray[Any]) -> Doubles:
+        """See `Scorer`."""
+        return self.detector.scores(x)
+
+    def check(self, columns: Sequence[str], whose: str) -> None:
+        """See `Scorer`."""
+        self.detector.reading.check(columns, whose)
+
+
+@dataclass
+class HandedOver:
+    """A detector that was handed over, run with onnxruntime; what is deployed meanwhile takes over between two blocks.
+
+    own: a threshold of the caller's instead of the model's.
+    """
+
+    found: Rolling | Received
+    own: float | None = None
+
+    def __post_init__(self) -> None:
+        _detects(self.model)
+
+    @property
+    def model(self) -> Received:
+        """The one in force."""
+        return self.found.model if isinstance(self.found, Rolling) else self.found
+
+    @property
+    def threshold(self) -> float:
+        """See `Scorer`."""
+        threshold = self.model.manifest.threshold
+        return self.own if self.own is not None else threshold if threshold is not None else math.inf
+
+    @property
+    def count(self) -> int:
+        """See `Scorer`."""
+        return int(np.prod(self.model.graph.shape))
+
+    def scores(self, x: NDArray[Any]) -> Doubles:
+        """See `Scorer`."""
+        if isinstance(self.found, Rolling):
+            self.found.fresh()
+            if self.found.problem:
+                print(f"deployed model not taken over: {self.found.problem}", file=sys.stderr)
+                self.found.problem = ""
+        return np.asarray(self.model.graph(x), dtype=np.float64).reshape(len(x))
+
+    def check(self, columns: Sequence[str], whose: str) -> None:
+        """See `Scorer`."""
+        received.columns_check(self.model.manifest, tuple(columns), whose)
+
+
+def _detects(model: Received) -> None:
+    if model.manifest.threshold is None:
+        raise ConfigError(
+            f"{model.graph.where}: a {model.manifest.method} model, which detects nothing; run it with `fl-client infer`",
+            field="model",
+        )
+
+
+def load(wish: Wish, home: Path | None = None) -> Scorer:
+    """The model, checked against the columns; `ConfigError` when it is none, or has no threshold yet.
+
+    home: of this device, whose identity says which signatures count; only for models that were handed over.
+    """
+    if wish.threshold is not None and not math.isfinite(wish.threshold):
+        raise ConfigError(f"--threshold {wish.threshold}; expected a finite number", field="threshold")
+    made: Scorer
+    if str(wish.model).startswith(infer.PREFIX) or Path(wish.model).is_dir():
+        made = HandedOver(infer.follow(str(wish.model), home or Path()), wish.threshold)
+    else:
+        made = FromFile(_from_file(wish))
+    if wish.columns and len(wish.columns) != made.count:
+        raise ConfigError(f"{len(wish.columns)} columns; the model has {made.count}", field="columns")
+    made.check(tuple(wish.columns), "--columns or --task")
+    return made
+
+
+def _from_file(wish: Wish) -> Detector:
+    schema, weights, about = model_file.read(Path(wish.model))
     try:
         found = Detector.of(schema, weights)
     except WrongShape as error:
         raise ConfigError(f"{wish.model}: no model that detects: {error.message}", field="model") from None
-    if wish.columns and len(wish.columns) != len(found.mean):
-        raise ConfigError(f"{len(wish.columns)} columns; the model has {len(found.mean)}", field="columns")
-    found.reading.check(tuple(wish.columns), "--columns or --task")
     if wish.threshold is not None:
-        if not math.isfinite(wish.threshold):
-            raise ConfigError(f"--threshold {wish.threshold}; expected a finite number", field="threshold")
         return Detector(found.mean, found.width, found.basis, wish.threshold, found.reading)
     if found.threshold >= NEVER:
         after = f" (run {about['edgehold_run']}, round {about['edgehold_round']})" if "edgehold_run" in about else ""
@@ -89,36 +200,37 @@ def load(wish: Wish) -> Detector:
     return found
 
 
-def detect(wish: Wish, source: str, follow: bool, out: IO[str], counts: Counts) -> None:
+def detect(
+    wish: Wish, source: str, follow: bool, out: IO[str], counts: Counts, home: Path | None = None
+) -> None:  # fmt: skip
     """Score what comes in until it ends, or until Ctrl-C or SIGTERM. source: path, "-" for standard input.
 
     One JSON object a line goes to `out`, which is flushed as soon as nothing more has arrived; `counts` is kept up to date.
     `ConfigError` names row and column of a record that cannot be read, unless they are skipped.
     """
-    model = load(wish)
+    model = load(wish, home)
     counts.threshold = model.threshold
     bad = Bad(wish.skip_bad)
     began = time.monotonic()
-    with _opened(source) as descriptor, _stopping():
+    with opened(source) as descriptor, stopping():
         try:
-            for block in blocks(wish, len(model.mean), source, lines(descriptor, follow and source != "-"), bad, model):
+            for block in blocks(wish, source, lines(descriptor, follow and source != "-"), bad, model):
                 scores = model.scores(block.x)
                 alarm = scores > model.threshold
                 counts.records, counts.alarms = counts.records + len(scores), counts.alarms + int(alarm.sum())
-                counts.bad = bad.count
+                counts.bad, counts.threshold = bad.count, model.threshold
                 _write(out, block, scores.tolist(), alarm.tolist(), model.threshold, wish.alarms_only)
         except KeyboardInterrupt:
             pass
         except BrokenPipeError:
-            # Whoever read our lines has gone; Python would complain once more when it closes the stream.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            nobody_reads()
         finally:
             counts.bad, counts.seconds = bad.count, time.monotonic() - began
     if bad.first:
         print(f"first bad row: {bad.first}", file=sys.stderr)
 
 
-def blocks(wish: Wish, width: int, source: str, pieces: Iterator[bytes], bad: Bad, model: Detector) -> Iterator[Block]:
+def blocks(wish: Wish, source: str, pieces: Iterator[bytes], bad: Bad, model: Scorer) -> Iterator[Block]:
     """Blocks of numbers from pieces of whole lines."""
     where = "standard input" if source == "-" else source
     first = next(pieces, b"")
@@ -126,6 +238,7 @@ def blocks(wish: Wish, width: int, source: str, pieces: Iterator[bytes], bad: Ba
         return
     form = wish.format or ("jsonl" if first.lstrip()[:1] == b"{" else "csv")
     reader: Reader
+    width = model.count
     reader = JsonReader(wish.columns, where, bad) if form == "jsonl" else CsvReader(wish.columns, where, bad, wish.delimiter)
     for piece in chain((first,), pieces):
         block = reader.read(piece)
@@ -135,7 +248,7 @@ def blocks(wish: Wish, width: int, source: str, pieces: Iterator[bytes], bad: Ba
                 field="columns",
             )
         if isinstance(reader, CsvReader) and not wish.columns:
-            model.reading.check(tuple(reader.names), where)
+            model.check(tuple(reader.names), where)
         if len(block.rows):
             yield block
 
@@ -152,28 +265,3 @@ def _write(
     if said:
         out.write("".join(said))
         out.flush()
-
-
-@contextmanager
-def _opened(source: str) -> Iterator[int]:
-    if source == "-":
-        yield sys.stdin.fileno()
-        return
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read: {error.strerror or error}") from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """SIGTERM ends a stream as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

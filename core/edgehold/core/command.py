@@ -18,6 +18,7 @@ version_option = click.version_option(None, "--version", package_name="edgehold"
 EXTRAS = {
     "grpc_health": "server", "prometheus_client": "server", "rich": "server", "torch": "train", "sklearn": "eval",
     "matplotlib": "eval", "psutil": "eval", "PIL": "tables", "pyarrow": "tables",
+    "onnx": "export", "onnxscript": "export", "onnxruntime": "device",
 }  # fmt: skip
 """Module -> the extra that brings it."""
 

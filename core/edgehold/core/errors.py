@@ -287,6 +287,25 @@ class PolicyRefused(FlError):
     status = "FAILED_PRECONDITION"
 
 
+class ModelRefused(FlError):
+    """A model that was handed over must not be run here; whatever was deployed before stays."""
+
+    code = "model_refused"
+    status = "FAILED_PRECONDITION"
+
+
+class Downgrade(ModelRefused):
+    """An older model than one that was deployed before, which anybody who has kept it could hand over again."""
+
+    code = "downgrade"
+
+
+class SelfCheckFailed(ModelRefused):
+    """The model does not give on this device what its manifest says it gives."""
+
+    code = "self_check_failed"
+
+
 class JournalError(FlError):
     """The journal, the ledger or an fsync failed; the process stops."""
 

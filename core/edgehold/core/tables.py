@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehold.core.errors import ConfigError
+from edgehold.core.network import Hand
 from edgehold.core.task import LocalTraining, Task
 from edgehold.core.vectors import FloatArray, Schema
 
@@ -56,7 +57,7 @@ class TableTask:
     train_data, test_data: None for none (a server has only test data, or none). first: seed -> weights, (schema.size,).
     score: (weights, test records) -> metrics by name. held_data: training records that the method keeps apart, for a
     threshold or for judging others. weight: of each training record's loss, for methods that take one (one over the variance of
-    its target).
+    its target). network: weights -> what is handed over to devices that only run the model; None where nothing can be.
     """
 
     schema: Schema
@@ -66,6 +67,7 @@ class TableTask:
     score: Callable[[FloatArray, Records], dict[str, float]]
     held_data: Records | None = None
     weight: float = 1.0
+    network: Hand | None = None
 
     @property
     def samples(self) -> int:

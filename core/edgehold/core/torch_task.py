@@ -32,6 +32,7 @@ class TorchTask:
     loss: (outputs, targets) -> scalar tensor, the mean over the batch.
     metrics: name -> (outputs, targets) -> float, over all test records at once; "loss" is always there.
     device: where it trains. On "cpu" training is single-threaded and repeats bit for bit.
+    classes: names of the classes in the order of the outputs, for devices that a model is handed to; () for none.
     """
 
     model: Callable[[], nn.Module]
@@ -40,6 +41,7 @@ class TorchTask:
     loss: Callable[[TorchTensor, TorchTensor], TorchTensor]
     metrics: Mapping[str, Callable[[TorchTensor, TorchTensor], float]] = field(default_factory=dict)
     device: str = "cpu"
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # With several threads sums are split differently on each machine, and then the same seed gives another model.
@@ -99,6 +101,11 @@ class TorchTask:
         if held is None:
             raise ConfigError("this task has no records, so that nobody knows what its model takes; give it test data")
         return tuple(held[0].shape[1:]), held[0].dtype
+
+    @property
+    def test(self) -> tuple[TorchTensor, TorchTensor] | None:
+        """Inputs and targets of the test records; None without any."""
+        return self._test
 
     @property
     def module(self) -> nn.Module:

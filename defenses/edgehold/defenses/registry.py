@@ -70,6 +70,24 @@ def first_weights(name: str, settings: Any, task: Task, seed: int) -> FloatArray
     return np.asarray(task.initial(seed), dtype="<f4")
 
 
+VOTED = ("frl", "hidenseek")
+"""Methods whose model is a vote on weights that a seed draws: they have a module `vote`."""
+
+
+def vote(name: str) -> Any:
+    """How a vote on a method's weights becomes weights again: a module with `draw` and `left` (`edgehold.core.vote_file`).
+
+    `ConfigError` for a method whose model is more than a vote.
+    """
+    if name not in VOTED:
+        raise ConfigError(
+            f"method {name!r} trains weights, and a vote file holds none; hand its model over as onnx (votes: "
+            f"{', '.join(VOTED)})",
+            field="format",
+        )
+    return _module(name, "vote")
+
+
 def accounts(name: str) -> Any:
     """What a private method costs and how much noise it takes: a module with `noise_for` and `epsilon_after`.
 

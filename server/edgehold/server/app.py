@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgehold.core.command import Commands, as_json_option, version_option
-from edgehold.server.desk import people_commands, privacy_commands, run_commands
+from edgehold.server.desk import export_commands, people_commands, privacy_commands, run_commands
 from edgehold.server.desk.options import home_option
 
 
@@ -124,5 +124,5 @@ def check(plan: Path | None, home: Path, as_json: bool) -> None:
     report(findings(home, plan), as_json)
 
 
-for command in (*run_commands.COMMANDS, *privacy_commands.COMMANDS, *people_commands.COMMANDS):
+for command in (*run_commands.COMMANDS, *export_commands.COMMANDS, *privacy_commands.COMMANDS, *people_commands.COMMANDS):
     main.add_command(command)

@@ -19,6 +19,7 @@ from edgehold.client.data.dataset import Dataset, Split
 from edgehold.client.data.files import Known, combined, read, require, sources
 from edgehold.client.data.names import one_of
 from edgehold.client.data.partition import Indices
+from edgehold.core import table_networks
 from edgehold.core.anomaly import NEVER, Detector, Reading, metrics, names_digest, schema_of
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
@@ -142,7 +143,10 @@ class Share:
             rows = _drawn(np.arange(len(self._test)), test_limit, self._seed, "test")
             test = self._test.take(rows)
             judged = Records(test.raw, (test.y != self._normal).astype(np.int64), self.columns, ("normal", "attack"))
-            return TableTask(schema, None, judged if len(test) else None, first, judge)
+            here = judged if len(test) else None
+            return TableTask(
+                schema, None, here, first, judge, network=partial(table_networks.detector, schema, here, self.columns)
+            )  # fmt: skip
         if not 0 <= device < len(self._parts):
             raise ConfigError(
                 f"device_index = {device}; allowed: 0 to {len(self._parts) - 1}, or -1 for none", field="device_index"

@@ -5,23 +5,32 @@ path = "/data/fashion-mnist", device_index = 3, devices = 20, backbone = "backbo
 The model is a head (features, classes) without bias, which starts at zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgehold.client.data import onnx_features
 from edgehold.client.data.catalogue import load
 from edgehold.client.data.dataset import Array, Dataset, Split
+from edgehold.core import onnx_graphs, table_networks
 from edgehold.core.errors import ConfigError
+from edgehold.core.network import Network
 from edgehold.core.rng import stream
 from edgehold.core.tables import Records, TableTask
 from edgehold.core.vectors import FloatArray, Schema, Tensor
 
-Features: TypeAlias = Callable[[Array], FloatArray]
-"""Records (n, ...) -> (n, d) float32."""
+
+class Features(Protocol):
+    """A network that is never trained."""
+
+    def __call__(self, records: Array) -> FloatArray:
+        """Records (n, ...) -> (n, d) float32."""
+
+    def headed(self, head: FloatArray, shape: Sequence[int]) -> bytes:
+        """An ONNX graph of this network with a linear head (d, classes) behind it. shape: of one record."""
 
 
 def make_task(
@@ -86,6 +95,10 @@ class RandomFeatures:
         flat = records.reshape(len(records), -1).astype(np.float32)
         return np.maximum(flat @ self._weights, np.float32(0))
 
+    def headed(self, head: FloatArray, shape: Sequence[int]) -> bytes:
+        """See `Features`."""
+        return onnx_graphs.random_features(self._weights, head, shape)
+
 
 def in_a_row(device: int, count: int, kinds: int) -> list[int]:
     """Classes of a device: `count` in a row from the class of its index on, round the end; all of them for 0."""
@@ -135,7 +148,13 @@ def task_of(split: Split, features: Features, train: Array | None, held: Array |
 
     shape = (test.x.shape[1], len(test.classes))
     schema = Schema((Tensor("head", shape),))
-    return TableTask(schema, some(train), test, lambda seed: np.zeros(schema.size, np.float32), accuracy, some(held))
+
+    def handed(weights: FloatArray, graph: bytes | None = None) -> Network:
+        graph = graph or features.headed(weights.reshape(shape), split.test.shape)
+        return table_networks.head(graph, split.test.x, features, test, weights)
+
+    zeros = np.zeros(schema.size, np.float32)
+    return TableTask(schema, some(train), test, lambda seed: zeros.copy(), accuracy, some(held), network=handed)
 
 
 def records_of(part: Dataset, features: Features) -> Records:

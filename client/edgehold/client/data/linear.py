@@ -13,6 +13,7 @@ import numpy as np
 from edgehold.client.data.dataset import Dataset
 from edgehold.client.data.deal import Deal, deal
 from edgehold.client.data.names import one_of
+from edgehold.core import table_networks
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
 from edgehold.core.tables import Records, TableTask
@@ -70,7 +71,8 @@ def task_of(
     test = view.records(dealt.test(None, test_limit))
     judge = accuracy if test.classes else partial(errors, view.width)
     if server:
-        return TableTask(schema, None, test, partial(zeros, schema.size), judge)
+        handed = partial(table_networks.linear, test)
+        return TableTask(schema, None, test, partial(zeros, schema.size), judge, network=handed)
     assert device_index is not None
     mine = dealt.train(device_index)
     for name, value in (("every", every), ("limit", limit)):

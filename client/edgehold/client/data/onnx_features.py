@@ -1,6 +1,6 @@
 """A frozen network in an ONNX file, run by onnxruntime on the processor: records in, features out."""
 
-import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from edgehold.client.data.dataset import Array
 from edgehold.client.data.files import digest_of
+from edgehold.core import onnx_graphs, onnx_run
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import FloatArray
 
@@ -41,10 +42,6 @@ class Backbone:
     def open(cls, path: Path, sha256: str = "") -> "Backbone":
         """The network in the file; `ConfigError` when it is missing, another one than `sha256` says, or no ONNX network."""
         try:
-            runtime: Any = importlib.import_module("onnxruntime")
-        except ModuleNotFoundError:
-            raise ConfigError("a frozen network needs onnxruntime; install edgehold[device]", field="backbone") from None
-        try:
             data = path.expanduser().read_bytes()
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}", field="backbone") from None
@@ -54,16 +51,7 @@ class Backbone:
                 "same backbone: get it again",
                 field="sha256",
             )
-        options = runtime.SessionOptions()
-        # Features are the same on every run, and a device may be training beside.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            return cls(runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), str(path))
-        except ConfigError:
-            raise
-        except Exception as error:  # onnxruntime has errors of its own for everything
-            raise ConfigError(f"{path}: no network that onnxruntime can run: {error}", field="backbone") from None
+        return cls(onnx_run.session(data, str(path), "backbone"), str(path))
 
     def __call__(self, records: Array) -> FloatArray:
         """(n, d) float32. records: (n, ...) of the network's input shape, or flat with as many numbers."""
@@ -77,6 +65,10 @@ class Backbone:
         shaped = records.reshape(len(records), *self._shape).astype(np.float32, copy=False)
         parts = [self._run(shaped[start : start + _BATCH]) for start in range(0, len(shaped), _BATCH)]
         return np.concatenate(parts)
+
+    def headed(self, head: FloatArray, shape: Sequence[int]) -> bytes:
+        """See `edgehold.client.data.frozen.Features`. Read anew: a device that only trains need not keep the file in memory."""
+        return onnx_graphs.behind(Path(self._where).expanduser().read_bytes(), head)
 
     def _run(self, part: Array) -> FloatArray:
         try:

@@ -94,6 +94,7 @@ def task_of(
         loss,
         metrics,
         device,
+        tuple(whole.classes),
     )
 
 

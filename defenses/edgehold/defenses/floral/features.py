@@ -69,14 +69,15 @@ class Fourier:
         return f"fourier inputs={self.inputs} gamma={self.gamma!r} seed={self.seed}"
 
     @cached_property
-    def _drawn(self) -> tuple[Array, Array]:
+    def drawn(self) -> tuple[Array, Array]:
+        """Omega (m, d) and u (m,)."""
         rng = stream(self.seed, "floral", "fourier", self.inputs, self.count)
         omega = sqrt(2 * self.gamma) * rng.standard_normal((self.count, self.inputs))
         return omega, rng.uniform(0, 2 * pi, self.count)
 
     def __call__(self, x: Any) -> Array:
         """See `Features`."""
-        omega, u = self._drawn
+        omega, u = self.drawn
         return np.asarray(sqrt(2 / self.count) * np.cos(_matrix(x, self.inputs) @ omega.T + u))
 
 
@@ -107,14 +108,15 @@ class Nystrom:
         return f"nystrom inputs={self.inputs} gamma={self.gamma!r} landmarks={digest}"
 
     @cached_property
-    def _root(self) -> Array:
+    def root(self) -> Array:
+        """K_mm^(-1/2), (m, m)."""
         values, vectors = np.linalg.eigh(rbf(self.landmarks, self.landmarks, self.gamma))
         kept = values > _SMALLEST * values[-1]
         return np.asarray((vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T)
 
     def __call__(self, x: Any) -> Array:
         """See `Features`."""
-        return np.asarray(rbf(_matrix(x, self.inputs), self.landmarks, self.gamma) @ self._root)
+        return np.asarray(rbf(_matrix(x, self.inputs), self.landmarks, self.gamma) @ self.root)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """What FLORAL asks of a device's task beside records: the public features that its head weighs."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from edgehold.core.errors import WrongShape
 from edgehold.core.tables import Records, TableTask
 from edgehold.core.vectors import Array, FloatArray
+from edgehold.defenses.floral import graph
 from edgehold.defenses.floral.features import Features, schema_of
 
 
@@ -36,7 +38,10 @@ def kernel_task(
             metrics["balanced_accuracy"] = float(np.mean([right[records.y == label].mean() for label in np.unique(records.y)]))
         return metrics
 
-    return KernelTask(schema, train, test, lambda seed: np.zeros(schema.size, np.float32), score, features=features)
+    return KernelTask(
+        schema, train, test, lambda seed: np.zeros(schema.size, np.float32), score, features=features,
+        network=partial(graph.network, features, outputs, classes, test),
+    )  # fmt: skip
 
 
 def scores_of(phi: Array, weights: FloatArray, outputs: int) -> Array:

@@ -156,3 +156,21 @@ async def _bar(events: AsyncIterator[pb.WatchRunResponse]) -> pb.RunInfo:
             if "accuracy" in facts:
                 progress.update(bar, accuracy=f"{facts['accuracy']:.3f}")
     return last
+
+
+def parity(found: Mapping[str, Any]) -> list[str]:
+    """A certificate of parity in a few lines."""
+    whose = (
+        f"{found['records']} real records" if found["records"] else f"{found['drawn']} drawn records (the task has no others)"
+    )
+    lines = [
+        f"against {found['reference']} on {whose}: off by {found['max_abs']:.2e} at most, {found['mean_abs']:.2e} on average"
+    ]
+    if found["same_decision"] is not None:
+        lines.append(f"same decision on {found['same_decision']:.2%}")
+    for name, before in found["before"].items():
+        lines.append(f"{name} {before:.4f} before, {found['after'][name]:.4f} after, on {found['judged']} records")
+    if found["size_ratio"] != 1:
+        lines.append(f"{found['size_ratio']:.3f} of the float32 graph's {size(found['float_bytes'])}")
+    lines.append(f"one record takes {found['latency']['one_median_ms']:.3f} ms here, on one thread")
+    return lines

@@ -1,6 +1,7 @@
 """AdminService: for operators, over a local socket guarded by file permissions or with an operator's certificate."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
@@ -15,6 +16,10 @@ from edgehold.proto.v1 import admin_pb2 as pb
 from edgehold.server.rounds.floor import Floor
 from edgehold.server.rounds.runs import Runs
 from edgehold.server.store import records, weights_file
+from edgehold.server.store.records import RoundRow
+
+OF_CLIENTS = frozenset({"clients", "rows"})
+"""Blobs of a packed state that say what single clients said (`edgehold.defenses.memory`)."""
 
 
 class AdminService:
@@ -112,24 +117,14 @@ class AdminService:
 
     async def get_model(self, request: pb.GetModelRequest, caller: Caller) -> AsyncIterator[pb.GetModelResponse]:
         """A committed model as a safetensors file."""
-        rows = [
-            row
-            for row in records.committed(self._floor.journal, request.run, request.round)
-            if not request.round or row.round == request.round
-        ]
         info = self._runs.info(request.run)
-        if not rows:
-            raise NotFound(f"run {request.run!r} has no committed round {request.round or ''}".rstrip())
-        row, schema = rows[-1], self._runs.schema(request.run)
+        row, schema = self._committed(request.run, request.round), self._runs.schema(request.run)
         if row.model is None:
             raise ConfigError(f"run {request.run!r} round {row.round} has no model")
         try:
             blob = await asyncio.to_thread(self._runs.weights, row)
         except NotFound:
-            raise NotFound(
-                f"run {request.run!r} round {row.round}: its model is no longer kept; the newest {self._floor.keep_models} are "
-                "(store.keep_models)"
-            ) from None
+            raise self._gone(row) from None
         about = {
             "edgehold_run": row.run, "edgehold_round": str(row.round), "edgehold_model_sha256": row.model.hex(),
             "edgehold_weights_sha256": blob.digest.hex(),
@@ -138,6 +133,38 @@ class AdminService:
         yield pb.GetModelResponse(data=weights_file.header(schema, about))
         for start, stop in blocks(blob.size, 1 << 20):
             yield pb.GetModelResponse(data=blob.read(start, stop))
+
+    async def get_state(self, request: pb.GetStateRequest, caller: Caller) -> AsyncIterator[pb.GetStateResponse]:
+        """What a method's server half keeps of a committed round, and the plan it belongs to: for whoever hands it over."""
+        info = self._runs.info(request.run)
+        row = self._committed(request.run, request.round)
+        try:
+            packed = records.unpack(row.packed or '{"scalars": {}, "blobs": {}}', self._floor.store)
+        except NotFound:
+            raise self._gone(row) from None
+        # What is remembered of single clients is nobody's business outside the method.
+        blobs_sent = {key: blob for key, blob in packed.blobs.items() if key not in OF_CLIENTS}
+        ((plan,),) = self._floor.journal.read("SELECT plan FROM runs WHERE id=?", request.run)
+        yield pb.GetStateResponse(
+            plan_toml=plan, schema_json=self._runs.schema(request.run).to_json(), scalars_json=json.dumps(dict(packed.scalars)),
+            blobs=[pb.StateBlob(name=key, size=blob.size) for key, blob in blobs_sent.items()], run=info, round=row.info(),
+        )  # fmt: skip
+        for blob in blobs_sent.values():
+            for start, stop in blocks(blob.size, 1 << 20):
+                yield pb.GetStateResponse(data=bytes(blob.read(start, stop)))
+
+    def _committed(self, run: str, number: int) -> RoundRow:
+        """A committed round, the newest one for 0."""
+        rows = [row for row in records.committed(self._floor.journal, run, number) if not number or row.round == number]
+        if not rows:
+            raise NotFound(f"run {run!r} has no committed round {number or ''}".rstrip())
+        return rows[-1]
+
+    def _gone(self, row: RoundRow) -> NotFound:
+        return NotFound(
+            f"run {row.run!r} round {row.round}: its model is no longer kept; the newest {self._floor.keep_models} are "
+            "(store.keep_models)"
+        )
 
     async def shutdown(self, request: pb.ShutdownRequest, caller: Caller) -> pb.ShutdownResponse:
         """Stop gracefully."""
