@@ -37,17 +37,17 @@ class FixedPoint:
         """The largest entry."""
         return 2 * self.half
 
-    def encode(self, values: Array, chance: np.random.Generator | None = None) -> Array:
+    def encode(self, values: Array, chance: Array | None = None) -> Array:
         """int64 in [0, largest]; `NotFinite` for what is no number: it has no place on a grid.
 
-        Rounded to the nearest step; with `chance` up or down so that the expectation is the value itself: on a coarse grid, as
-        noise wants one, small values would all vanish otherwise.
+        Rounded to the nearest step; with `chance`, a number from [0, 1) for each, up or down so that the expectation is the
+        value itself: on a coarse grid, as noise wants one, small values would all vanish otherwise.
         """
         if not np.isfinite(values).all():
             raise NotFinite("an update with NaN or infinity cannot be put on a grid")
         cut = np.clip(values.astype(np.float64), -self.clip, self.clip)
         steps = cut * (self.half / self.clip)
-        whole = np.rint(steps) if chance is None else np.floor(steps + chance.random(len(steps)))
+        whole = np.rint(steps) if chance is None else np.floor(steps + chance)
         found: Array = whole.astype(np.int64) + self.half
         # Where clip / half is not exact the product may be off by a step's 2^-52, which rint forgives but at the ends.
         return np.clip(found, 0, self.largest, out=found)

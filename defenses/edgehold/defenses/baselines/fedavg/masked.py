@@ -52,7 +52,7 @@ class ChangeForm:
         chance = np.random.default_rng(seed) if seed is not None else None
         for start, stop in blocks(delta.size):
             values = delta.read(start, stop).astype(np.float64)
-            yield self._grid.encode(values * scale if scale < 1 else values, chance)
+            yield self._grid.encode(values * scale if scale < 1 else values, chance.random(len(values)) if chance else None)
 
     def _scale(self, delta: Vector, seed: int | None) -> float:
         """By how much to shrink it, so that it keeps to the norm as it lies on the grid."""
