@@ -163,8 +163,8 @@ def change(start: FloatArray, index: int) -> FloatArray:
 
 
 @lru_cache(maxsize=64)
-def summed(values: int, rounds: tuple[tuple[int, ...], ...], text: str = "") -> bytes:
-    """Digest of the model after rounds in which these devices' updates were added up, in this process and without masks."""
+def summed(values: int, rounds: tuple[tuple[int, ...], ...], text: str = "") -> FloatArray:
+    """The model after rounds in which these devices' updates were added up, in this process and without masks."""
     parsed, settings = parse_plan(text or plan("reference"), registry.method)
     sizes = sized(parsed.masks, values, 0)
     side = FedAvgServer(settings, make_task(values).schema, parsed.run.seed)
@@ -177,7 +177,12 @@ def summed(values: int, rounds: tuple[tuple[int, ...], ...], text: str = "") -> 
         group = GroupSum(tuple(f"dev-{index}" for index in devices), total.astype("<u4"))
         terms: Any = grid
         state, _ = side.fold(state, [group], terms, parsed.masks.blend, MemorySpace())
-    return hashlib.sha256(state.model.whole().astype("<f4").tobytes()).digest()
+    return state.model.whole()
+
+
+def digest_of(model: FloatArray) -> bytes:
+    """What a run says of its model."""
+    return hashlib.sha256(model.astype("<f4").tobytes()).digest()
 
 
 class _Grid:
