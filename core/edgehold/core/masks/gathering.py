@@ -46,7 +46,7 @@ class Gathering:
         found = cls.__new__(cls)
         try:
             found._state = msgspec.msgpack.decode(data, type=_State)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise JournalError(f"the stored adverts of a masked sum are damaged: {error}") from None
         return found
 
