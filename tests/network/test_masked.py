@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ VALUES, DEVICES = 1000, 10
 ALL = tuple(range(DEVICES))
 # Of a group of ten at most k - t = 9 - 7 may vanish.
 MAY_VANISH = 2
-QUICK = {"join_deadline_s": 1.0, "round_deadline_s": 20.0, "max_attempts": 1}
+QUICK: dict[str, Any] = {"join_deadline_s": 1.0, "round_deadline_s": 20.0, "max_attempts": 1}
 STEP = {"step_deadline_s": 3.0}
 
 

@@ -159,12 +159,12 @@ async def refused(hand: Hand, request: Message, table: dict[str, tuple[Bend, tup
     for name, (bend, (status, code)) in table.items():
         exact(name, await hand.ask(bent(request, bend)), status, code)
     method, whole = f"MaskService/{request.DESCRIPTOR.name.removesuffix('Request')}", request.SerializeToString()
-    for name, data, code in (
+    for name, data, refusal in (
         ("an unknown field", whole + b"\x7a\x01x", WRONG),
         ("bytes that do not decode", whole + b"\x0a\xff", WRONG),
         ("a message above the limit", whole + b"\x7b" * (256 << 10), (StatusCode.RESOURCE_EXHAUSTED, "too_large")),
     ):
-        exact(name, await call(hand.device.channel, method, data), *code)
+        exact(name, await call(hand.device.channel, method, data), *refusal)
 
 
 def exact(name: str, answer: Answer, status: StatusCode, code: str) -> None:

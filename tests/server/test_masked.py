@@ -11,7 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.support.masked import NOW_S, SERVER, VALUE, Memory, authority, client, identity, masked, names, roots, terms
+from tests.support.masked import (
+    FEDERATION,
+    NOW_S,
+    SERVER,
+    VALUE,
+    Memory,
+    authority,
+    client,
+    identity,
+    masked,
+    names,
+    roots,
+    terms,
+)
 
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, Interrupted, Stale, WrongShape
@@ -309,7 +322,7 @@ def test_no_key_is_taken_twice_whoever_comes_first() -> None:
         gathering.add(replace(twin, signature=mine.key.sign(twin.signing_input())), roots(), NOW_S)
     gathering.add(honest, roots(), NOW_S)
     tls = keys.new_tls_key().public_key()
-    made = authority().issue("client", "device-001", tls, keys.fingerprint(mine.public)).public_bytes(Encoding.DER)
+    made = authority(FEDERATION, 0).issue("client", "device-001", tls, keys.fingerprint(mine.public)).public_bytes(Encoding.DER)
     puppet = client("device-001", how, Memory(), certificate=made, signing_key=mine.public, sign=mine.key.sign)
     with pytest.raises(WrongShape, match="in use"):
         gathering.add(puppet.advert, roots(), NOW_S)
