@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.descriptor import ServiceDescriptor
 
 from edgehold.client.config import ClientConfig, Home, load_config
 from edgehold.client.data.synthetic import SyntheticTask
@@ -143,6 +144,8 @@ class FakeServer:
         self.give_receipts.set()
         self.chunk = 1 << 20
         self.port = 0
+        self.kinds: list[str] = []
+        self.more: list[tuple[ServiceDescriptor, object]] = []
         self._streams: list[asyncio.Queue[ConnectResponse | None]] = []
         self._server: grpc.aio.Server | None = None
 
@@ -158,6 +161,8 @@ class FakeServer:
         self._server = grpc.aio.server(options=options())
         for module, name in ((control_pb2, "ControlService"), (transfer_pb2, "TransferService")):
             self._server.add_generic_rpc_handlers((service(module.DESCRIPTOR.services_by_name[name], self, self),))
+        for descriptor, served in self.more:
+            self._server.add_generic_rpc_handlers((service(descriptor, served, self),))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
@@ -270,6 +275,7 @@ class FakeServer:
         async for message in requests:
             if manifest is None:
                 manifest = message.manifest
+                self.kinds.append(manifest.payload_kind)
                 self._check(manifest, message.signature)
                 self.upload_offsets.append(message.offset)
                 if self.upload_errors:
@@ -301,7 +307,7 @@ class FakeServer:
 
 
 class Lab:
-    """A home on disk, a fake server, and sessions started and killed at will."""
+    """A home on disk, a fake server, and sessions started and killed at will. services: of the server, beside its own two."""
 
     def __init__(self, folder: Path, module: str, toy: Toy) -> None:
         self.home = Home(folder)
@@ -314,6 +320,7 @@ class Lab:
         self.home.policy.write_text(POLICY, encoding="utf-8")
         self.server: FakeServer
         self.keep: Keep
+        self.services: list[tuple[ServiceDescriptor, object]] = []
 
     @property
     def config(self) -> ClientConfig:
@@ -334,6 +341,7 @@ class Lab:
 
         async def main() -> None:
             self.server = FakeServer()
+            self.server.more = self.services
             self.server.client_key = self.signing_key.public_key()
             await self.server.start()
             try:

@@ -1,6 +1,6 @@
 """Mutated bytes into every decoder that reads what somebody else wrote: a refusal with a name, or a value, and nothing else.
 
-scripts/fuzz --inputs 200000 [--seed N] [--json FILE]
+scripts/fuzz --inputs 200000 [--seed N] [--only WORD] [--json FILE]
 """
 
 import argparse
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
+from tests.fuzz import masks
 from tests.golden.samples import examples, replies, requests, serialized
 
 from edgehold.client import model_file
@@ -170,7 +171,10 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 def targets(folder: Path) -> list[Target]:
     """Every decoder of bytes from outside. folder: empty, for what must lie in a file."""
-    return [*_messages(), *_statements(), *_payloads(), *_files(folder), *_identity(folder / "ca"), *_configuration()]
+    return [
+        *_messages(), *_statements(), *_payloads(), *_files(folder), *_identity(folder / "ca"), *_configuration(),
+        *(Target(*case) for case in masks.cases()),
+    ]  # fmt: skip
 
 
 def _messages() -> list[Target]:
@@ -604,12 +608,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", default="", help="targets whose name has this word in it")
     asked = parser.parse_args(arguments)
     # Odd serial numbers and the like are announced to be refused one day; either answer will do.
     warnings.simplefilter("ignore", CryptographyDeprecationWarning)
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-        report = fuzz(targets(Path(folder)), asked.inputs, asked.seed, lambda line: print(line, file=sys.stderr))
+        chosen = [target for target in targets(Path(folder)) if asked.only in target.name]
+        report = fuzz(chosen, asked.inputs, asked.seed, lambda line: print(line, file=sys.stderr))
     rate = report.inputs / report.seconds if report.seconds else 0.0
     if asked.json:
         facts = {

@@ -13,8 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgehold.core import keys
 from edgehold.core.config import parse_toml
-from edgehold.core.errors import ConfigError, IdentityError, WrongShape
+from edgehold.core.errors import ConfigError, IdentityError, JournalError, WrongShape
 from edgehold.core.identity import identity_of
+from edgehold.core.masks.client_state import ClientState
+from edgehold.core.masks.gathering import Gathering
+from edgehold.core.masks.group import MaskGroup
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.proto.status import DETAIL_KEY, error_of
@@ -74,3 +77,11 @@ def test_a_wait_that_is_no_number_of_seconds(wait: float, heard: float | None) -
         trailing_metadata=lambda: ((DETAIL_KEY, data),), code=lambda: grpc.StatusCode.ABORTED, details=lambda: ""
     )
     assert error_of(call).retry_after_s == heard
+
+
+@pytest.mark.parametrize("load", [ClientState.load, MaskGroup.restore, Gathering.restore], ids=["device", "group", "keys"])
+def test_a_stored_sum_whose_text_is_no_text(load: Any) -> None:
+    """A damaged name is reported by msgspec with an error of another family."""
+    for data in (b"\x81\xa5phase\xa6\xff\xff\xff\xff\xff\xff", b"\x81\xa5\xff\xff\xff\xff\xff\x00", b"", b"\xc1"):
+        with pytest.raises(JournalError, match="damaged"):
+            load(data)

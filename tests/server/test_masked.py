@@ -3,18 +3,35 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.masked import NOW_S, SERVER, VALUE, Memory, client, identity, masked, names, roots, terms
+from cryptography.hazmat.primitives.serialization import Encoding
+from tests.support.masked import (
+    FEDERATION,
+    NOW_S,
+    SERVER,
+    VALUE,
+    Memory,
+    authority,
+    client,
+    identity,
+    masked,
+    names,
+    roots,
+    terms,
+)
 
-from edgehold.core.errors import ConfigError, Interrupted, Stale
+from edgehold.core import keys
+from edgehold.core.errors import ConfigError, Interrupted, Stale, WrongShape
 from edgehold.core.identity import Identity
 from edgehold.core.masks.client import MaskClient
-from edgehold.core.masks.draw import MOST_ASKED
+from edgehold.core.masks.draw import MOST_ASKED, Entrant
+from edgehold.core.masks.gathering import Gathering
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.proto.masks import reveal_to
@@ -292,3 +309,21 @@ def test_no_more_devices_are_asked_than_a_roster_can_name(size: int, asked: int)
     else:
         with pytest.raises(ConfigError, match="asks 4097 devices"):
             parse_plan(text, registry.method)
+
+
+def test_no_key_is_taken_twice_whoever_comes_first() -> None:
+    """Devices refuse a group with one key twice in it: whoever would spoil its group so is turned away, the first one too."""
+    how = terms(names(9))
+    gathering = Gathering(how, VALUE, [Entrant(who) for who in names(9)])
+    mine = identity("device-000")
+    honest = client("device-000", how, Memory()).advert
+    twin = replace(honest, seal_key=honest.mask_key)
+    with pytest.raises(WrongShape, match="in use"):
+        gathering.add(replace(twin, signature=mine.key.sign(twin.signing_input())), roots(), NOW_S)
+    gathering.add(honest, roots(), NOW_S)
+    tls = keys.new_tls_key().public_key()
+    made = authority(FEDERATION, 0).issue("client", "device-001", tls, keys.fingerprint(mine.public)).public_bytes(Encoding.DER)
+    puppet = client("device-001", how, Memory(), certificate=made, signing_key=mine.public, sign=mine.key.sign)
+    with pytest.raises(WrongShape, match="in use"):
+        gathering.add(puppet.advert, roots(), NOW_S)
+    assert gathering.adverts.keys() == {"device-000"}

@@ -25,7 +25,7 @@ from edgehold.defenses.baselines.fedavg.state import Update
 from edgehold.proto.channel import Stub, client_options
 from edgehold.proto.statements import manifest_of
 from edgehold.proto.status import DETAIL_KEY
-from edgehold.proto.v1 import admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, peers_pb2, transfer_pb2
+from edgehold.proto.v1 import admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, masks_pb2, peers_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectRequest, ConnectResponse, ErrorDetail, TaskAssignment, TaskId
 from edgehold.proto.v1.transfer_pb2 import Manifest, Receipt, ResumeRequest, ResumeResponse, UploadRequest, UploadResponse
 from edgehold.server.desk.operator import socket_address
@@ -47,7 +47,7 @@ UNBOUND = [
 
 METHODS = {
     f"{service.name}/{method.name}": f"/{service.full_name}/{method.name}"
-    for file in (admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, peers_pb2, transfer_pb2)
+    for file in (admin_pb2, control_pb2, enrolment_pb2, mailbox_pb2, masks_pb2, peers_pb2, transfer_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

@@ -46,5 +46,5 @@ class ClientState:
         """Inverse of `dump`; `JournalError` for anything else, never quoting it."""
         try:
             return msgspec.msgpack.decode(data, type=cls)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise JournalError("the stored state of a masked sum is damaged; the attempt is lost to this device") from None

@@ -46,7 +46,7 @@ class Gathering:
         found = cls.__new__(cls)
         try:
             found._state = msgspec.msgpack.decode(data, type=_State)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise JournalError(f"the stored adverts of a masked sum are damaged: {error}") from None
         return found
 
@@ -78,9 +78,10 @@ class Gathering:
         word, why = members.fault(advert, state.terms, roots, now_s)
         if word:
             raise _REFUSED.get(word, IdentityError)(why)
-        for other in state.adverts.values():
-            if {advert.mask_key, advert.seal_key} & {other.mask_key, other.seal_key} or advert.mask_key == advert.seal_key:
-                raise WrongShape(f"the advert of {advert.client[:64]!r} has a key that is in use already")
+        # With one key twice in it devices refuse the whole group: the one who would bring that about is refused instead.
+        keys = {key for one in state.adverts.values() for key in (one.mask_key, one.seal_key, one.signing_key)}
+        if advert.mask_key == advert.seal_key or keys & {advert.mask_key, advert.seal_key, advert.signing_key}:
+            raise WrongShape(f"the advert of {advert.client[:64]!r} has a key that is in use already")
         state.adverts[advert.client] = advert
         return advert.digest
 

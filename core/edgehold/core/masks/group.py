@@ -57,7 +57,7 @@ class MaskGroup:
         found = cls.__new__(cls)
         try:
             found._state = msgspec.msgpack.decode(data, type=_State)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise JournalError(f"the stored group of a masked sum is damaged: {error}") from None
         found._begin()
         return found

@@ -161,8 +161,6 @@ class Admission:
 
     def _fits(self, opened: OpenRound, statement: UploadStatement) -> None:
         self.belongs(opened, statement)
-        if opened.masks is not None:
-            opened.masks.expects(statement.client_id)
         if statement.payload_kind != opened.uploads.kind:
             raise WrongShape(f"payload kind {statement.payload_kind!r}; expected {opened.uploads.kind!r}")
         least, most = opened.uploads.body_bytes(opened.schema)
@@ -172,6 +170,8 @@ class Admission:
             raise WrongShape(
                 f"payload of {statement.payload_length} bytes; expected a body of {least} to {most} bytes and its header"
             )
+        if opened.masks is not None:
+            opened.masks.expects(statement.client_id)
 
     def _room_for(self, length: int) -> None:
         usage = shutil.disk_usage(self._spool)

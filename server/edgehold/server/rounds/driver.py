@@ -87,11 +87,20 @@ class Driver:
         row = records.latest(self.floor.journal, self.run)
         if row is None or row.state not in ("planned", "open", "closing"):
             return
-        if row.state == "closing" and self.plan.privacy.masked and self._opened is not None:
-            # Some may have revealed: their updates of this round cannot be summed a second time.
-            await self._commit(row, self._opened, (), self._state, self._counted(row, self._opened, (), time.monotonic()))
-        else:
+        if not self._asked(row):
             await self._abandon(row, self._opened, why)
+        elif self._state is not None:
+            await self._void(row, self._opened, why)
+        # Else it was stopped before it had begun: the round stays as it is.
+
+    def _asked(self, row: RoundRow) -> bool:
+        """Whether devices may have revealed: their updates of this round cannot be summed a second time."""
+        return self.plan.privacy.masked and row.state == "closing"
+
+    async def _void(self, row: RoundRow, opened: OpenRound | None, why: str) -> None:
+        """End a masked round that cannot be summed any more, nor be tried again: with the model that it began with."""
+        log.warning("run %s round %d attempt %d is void: %s", self.run, row.round, row.attempt, why)
+        await self._commit(row, opened, (), self._state, self._counted(row, opened, (), time.monotonic()))
 
     # ---- one round
 
@@ -107,7 +116,11 @@ class Driver:
                     continue
             opened = self._opening.open(row, *self._order(number, row.selection))
             if opened is None:
-                await self._abandon(row, None, "its round key or an admitted upload is gone (power loss)")
+                why = "its round key or an admitted upload is gone (power loss)"
+                if self._asked(row):
+                    await self._void(row, None, why)
+                    return
+                await self._abandon(row, None, why)
                 continue
             self._opened = opened
             if await self._collect_and_close(row, opened):
@@ -216,11 +229,15 @@ class Driver:
         facts |= {"aggregate_seconds": time.monotonic() - before} | self._counted(row, opened, survivors, started)
         await self._commit(row, opened, survivors, state, facts, outcome)
 
-    def _counted(self, row: RoundRow, opened: OpenRound, survivors: Sequence[str], started: float) -> Facts:
-        return {
+    def _counted(self, row: RoundRow, opened: OpenRound | None, survivors: Sequence[str], started: float) -> Facts:
+        counts = {
             "round_seconds": time.monotonic() - started,
             "clients_selected": float(len(row.selection)),
             "clients_admitted": float(len(survivors)),
+        }
+        if opened is None:
+            return counts
+        return counts | {
             "clients_declined": float(len(opened.tally.lost - opened.rejected)),
             "clients_rejected": float(len(opened.rejected)),
             "bytes_up": float(opened.bytes_up),
@@ -228,10 +245,10 @@ class Driver:
         }
 
     async def _commit(
-        self, row: RoundRow, opened: OpenRound, survivors: Sequence[str], state: Any, facts: Facts,
+        self, row: RoundRow, opened: OpenRound | None, survivors: Sequence[str], state: Any, facts: Facts,
         outcome: Outcome | None = None,
     ) -> None:  # fmt: skip
-        """The round ends with this state. outcome: of a masked sum."""
+        """The round ends with this state. opened: None where it could not be opened again; outcome: of a masked sum."""
         floor, packed = self.floor, self._at_rest(self.side.pack(state))
         model, text = file_blob(packed.blobs["model"]), records.pack(packed)
         crashpoints.reach("stored")
@@ -265,16 +282,16 @@ class Driver:
             return
         crashpoints.reach("commit_journaled")
         self._state = state
-        if opened.masks is not None:
+        if opened is not None and opened.masks is not None:
             opened.masks.commit()
-        if relayed:
+        if relayed and opened is not None:
             # The next round's devices read what is sealed here; what the round before left has served its time.
             await self._sweep(opened.mail.over if opened.mail else "", opened)
             kept = {letter.upload.hex() for letter in records.letters(floor.journal, self.run)}
             await asyncio.to_thread(_leave_only, kept, opened.folder)
         else:
             await self._sweep(row.name, opened)
-            if opened.mail and opened.mail.over:
+            if opened and opened.mail and opened.mail.over:
                 await self._sweep(opened.mail.over, None)
         done = RoundRow(*row.key, "committed", row.nonce, row.selection, row.base, tuple(survivors), model.digest, text, facts)
         floor.metrics.round_committed(facts)
