@@ -30,6 +30,8 @@ class ChangeForm:
     def vector(self, update: Change) -> Iterator[Array]:
         """Whole numbers in [0, largest], block by block."""
         delta = update.delta
+        if delta.size != self.entries:
+            raise WrongShape(f"a change of {delta.size} values; the sum has {self.entries} entries")
         norm = finite_norm(delta) if self._norm else 0.0
         scale = self._norm / norm if norm > self._norm else 1.0
         for start in range(0, delta.size, BLOCK):
