@@ -6,6 +6,7 @@ from typing import Protocol
 from edgehold.core.errors import ConfigError
 from edgehold.core.masks.noise import SharedNoise
 from edgehold.core.masks.terms import MOST_BYTES, CipherName, capacity, narrowest
+from edgehold.core.privacy.skellam import LARGEST_TABLE
 
 
 class Wish(Protocol):
@@ -93,11 +94,16 @@ def _reals(wish: Wish, entries: int) -> Sizes:
     def margin(half: int) -> int:
         return noise(half).margin(wish.group_least, most, entries) if multiplier else 0
 
+    def drawable(half: int) -> bool:
+        # One table of chances for a device's share: a grid finer than that costs draws and gains nothing, as rounding by a step
+        # is lost in noise of hundreds.
+        return not multiplier or noise(half).share(wish.group_least) <= LARGEST_TABLE
+
     # The finest grid: with more steps to the clip both entries and noise have more values.
     low, high = 0, 1 << wish.bits
     while low < high - 1:
         middle = (low + high) // 2
-        fits = capacity(most, 2 * middle, margin(middle)) <= 1 << wish.bits
+        fits = drawable(middle) and capacity(most, 2 * middle, margin(middle)) <= 1 << wish.bits
         low, high = (middle, high) if fits else (low, middle)
     if low < 1:
         raise ConfigError(
