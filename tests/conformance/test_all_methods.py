@@ -10,9 +10,10 @@ import pytest
 from tests.support import fixed_noise
 
 from edgehold.client.data.synthetic import SyntheticTask
-from edgehold.core.conformance import ConformanceError, Halves, check
+from edgehold.core.conformance import ConformanceError, Halves, check, check_masked
 from edgehold.core.contract import Payload
 from edgehold.core.errors import ConfigError
+from edgehold.core.plan import MasksTable
 from edgehold.core.task import Task
 from edgehold.core.vectors import Bytes, Schema, Vector
 from edgehold.defenses import registry
@@ -88,6 +89,21 @@ def halves(name: str, settings: Any, schema: Schema = SCHEMA) -> Halves:
 def test_method_conforms_with_its_defaults(name: str) -> None:
     tasks = tasks_for(name)
     check(halves(name, registry.method(name).settings(), tasks[0].schema), tasks, tasks[0].schema)
+
+
+SUMMED = [name for name in registry.names() if not registry.method(name).needs(None).individual_updates]
+
+
+def test_which_methods_can_be_summed() -> None:
+    assert SUMMED == ["dp_ef_sgd", "dp_sgd", "fedavg", "floral", "frl", "hidenseek", "hyperfl"]
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_sums_under_masks_conform(name: str) -> None:
+    tasks, settings = tasks_for(name), registry.method(name).settings()
+    wish = MasksTable() if name in ("frl", "hidenseek") else MasksTable(clip=10.0)
+    schema = tasks[0].schema
+    check_masked(halves(name, settings, schema), registry.masked(name), settings, wish, tasks, schema)
 
 
 @pytest.mark.parametrize("form", ["rerce", "continual", "dual"])
@@ -219,3 +235,76 @@ def test_planted_defects_are_caught(defect: Halves, law: str) -> None:
     with pytest.raises(ConformanceError) as caught:
         check(defect, TASKS, SCHEMA)
     assert caught.value.law == law
+
+
+# The same for sums under masks.
+
+
+@dataclass
+class BentForm:
+    """A form that differs from FRL's in what a test says."""
+
+    inner: Any
+    bend: str
+    entries: int = 0
+    largest: int = 0
+
+    def __post_init__(self) -> None:
+        self.entries, self.largest = self.inner.entries + (self.bend == "entries"), self.inner.largest
+
+    def vector(self, update: Any) -> Any:
+        for block in self.inner.vector(update):
+            yield block + {"above": 1, "below": -1}.get(self.bend, 0)
+
+    def law(self, sums: Any, survivors: int) -> None:
+        if self.bend == "lawless":
+            return
+        self.inner.law(sums, survivors + (self.bend == "harsh" and survivors > 2))
+
+
+@dataclass
+class BentMasked:
+    bend: str
+    true: Any = registry.masked("frl")
+
+    def entries(self, settings: Any, schema: Schema) -> int:
+        return int(self.true.entries(settings, schema))
+
+    def largest(self, settings: Any, schema: Schema) -> int:
+        return int(self.true.largest(settings, schema))
+
+    def form(self, schema: Schema, terms: Any) -> Any:
+        if self.bend == "blind":
+            terms = replace(terms, entries=self.entries(None, schema))
+        return BentForm(self.true.form(schema, terms), self.bend)
+
+
+@pytest.mark.parametrize(
+    ("bend", "law"),
+    [
+        ("entries", "form"), ("above", "vector"), ("below", "vector"), ("lawless", "law"), ("harsh", "law"),
+        ("blind", "decode"),
+    ],
+)  # fmt: skip
+def test_planted_defects_of_forms_are_caught(bend: str, law: str) -> None:
+    tasks, settings = tasks_for("frl"), registry.method("frl").settings()
+    with pytest.raises(ConformanceError) as caught:
+        check_masked(halves("frl", settings, tasks[0].schema), BentMasked(bend), settings, MasksTable(), tasks, tasks[0].schema)
+    assert caught.value.law == law
+
+
+def half_of_it(inner: Any, state: Any, groups: Any, terms: Any, blend: Any, space: Any) -> Any:
+    halved = [replace(one, residues=one.residues // 2) for one in groups]
+    return inner.fold(state, halved, terms, blend, space)
+
+
+def averages(inner: Any, state: Any, groups: Any, terms: Any, blend: Any, space: Any) -> Any:
+    return inner.fold(state, groups[-1:], terms, blend, space)
+
+
+@pytest.mark.parametrize("fold", [half_of_it, averages])
+def test_planted_defects_of_folds_are_caught(fold: Any) -> None:
+    settings = registry.method("fedavg").settings()
+    with pytest.raises(ConformanceError) as caught:
+        check_masked(broken("server", fold=fold), registry.masked("fedavg"), settings, MasksTable(clip=10.0), TASKS, SCHEMA)
+    assert caught.value.law == "fold"

@@ -16,6 +16,7 @@ from edgehold.attacks.eval.reproductions import (
     floral,
     frl,
     hyperfl,
+    masked_votes,
     noise_robust_admm,
     noise_robust_admm_tables,
     robust_rules,
@@ -55,6 +56,24 @@ def test_votes_hold_on_digits_where_the_average_falls() -> None:
     fallen = next(p.value for p in played if p.cell["attack"] == frl.BOOST)
     swapped = [Played(p.cell, {**p.value, **fallen}, 0.0, "") if p.cell["attack"] == "reverse" else p for p in played]
     assert [bar.holds for bar in frl.judge(options, swapped).bars] == [True, True, False, True, True]
+
+
+@pytest.mark.slow
+def test_votes_under_masks_hold_below_the_bound_and_fall_where_one_liar_decides() -> None:
+    options = Options(1, quick=True)
+    played = play_all("masked_votes", masked_votes.cells(options), None, None, 1)
+    report = masked_votes.judge(options, played)
+    assert report.holds, report.text()
+
+    def bars(change: Callable[[Played], dict[str, float]]) -> list[bool]:
+        return [bar.holds for bar in masked_votes.judge(options, [replace(p, value=change(p)) for p in played]).bars]
+
+    # Had the sums given another model, had the lie done nothing, or the median not helped, a bar would not hold.
+    assert bars(lambda p: {"differs": 1.0} if "differs" in p.value else p.value)[0] is False
+    high = next(p.value for p in played if p.cell["lie"] == "none")
+    low = next(p.value for p in played if p.cell["groups"] == "one" and p.cell["lie"] == "swing")
+    assert bars(lambda p: high if p.cell["groups"] == "one" and "accuracy" in p.value else p.value)[1::2] == [False] * 2
+    assert bars(lambda p: low if p.cell["groups"] == "six" and p.cell["lie"] == "swing" else p.value)[2::2] == [False] * 2
 
 
 @pytest.mark.slow

@@ -4,13 +4,17 @@ Uses no other room: the caller passes the halves in (`tests/conformance` does so
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from edgehold.core.contract import ClientSide, Codec, Cohort, Container, Payload, ServerSide, Weighted
+from edgehold.core.contract import ClientSide, Codec, Cohort, Container, Masked, MaskedForm, Payload, ServerSide, Weighted
 from edgehold.core.errors import RejectedUpdate
+from edgehold.core.masks.combine import ENOUGH, Blend
+from edgehold.core.masks.sizing import Wish, sized
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
 from edgehold.core.rng import stream
 from edgehold.core.task import Task
 from edgehold.core.vectors import Array, Blob, Bytes, FloatArray, MemorySpace, Schema, Vector
@@ -46,6 +50,28 @@ def check(halves: Halves, tasks: Sequence[Task], schema: Schema, seed: int = 1) 
     _codec_laws(run)
     _client_laws(run)
     _server_laws(run)
+
+
+def check_masked(
+    halves: Halves, masked: Masked, settings: Any, wish: Wish, tasks: Sequence[Task], schema: Schema, seed: int = 1
+) -> None:
+    """`ConformanceError` for the first law of sums under masks that is broken. After `check`.
+
+    settings: those of `halves`; wish: a plan's [masks] table, without noise and with a clip that no entry of the updates
+    passes. What a fold may be off: nothing where entries are whole numbers, half a step of the grid for reals.
+    """
+    run = _Run(halves, dict(zip((f"client-{i:03}" for i in range(len(tasks))), tasks, strict=True)), schema, seed)
+    sizes = sized(wish, masked.entries(settings, schema), masked.largest(settings, schema))
+    terms = Terms("lab", bytes(32), "run", 1, 1, bytes(32), bytes(32), bytes(32), **asdict(sizes))
+    updates = run.updates(run.opened()[1])
+    form = masked.form(schema, terms)
+    _need(
+        (form.entries, form.largest) == (terms.entries, terms.largest),
+        "form", f"a form of {form.entries} entries up to {form.largest}; its terms say {terms.entries} up to {terms.largest}",
+    )  # fmt: skip
+    vectors = {client: _vector(form, update) for client, update in updates.items()}
+    _form_laws(run, masked, form, terms, updates, vectors)
+    _fold_laws(run, terms, updates, vectors)
 
 
 @dataclass(frozen=True)
@@ -170,6 +196,77 @@ def _server_laws(run: _Run) -> None:
     restarted = run.halves.server()
     resumed = _bytes(codec.encode_order(restarted.open(restarted.unpack(packed), cohort)))
     _need(ahead == resumed, "state round trip", "a restarted server gives another order than one that ran on")
+
+
+def _vector(form: MaskedForm[Any], update: Any) -> Array:
+    blocks = list(form.vector(update))
+    found: Array = np.concatenate(blocks)
+    _need(all(np.issubdtype(block.dtype, np.integer) for block in blocks), "vector", f"{found.dtype}; integers are expected")
+    _need(len(found) == form.entries, "vector", f"{len(found)} entries; the form says {form.entries}")
+    low, high = int(found.min()), int(found.max())
+    _need(low >= 0 and high <= form.largest, "vector", f"entries from {low} to {high}; 0 to {form.largest} are lawful")
+    return found.astype(np.int64)
+
+
+def _form_laws(
+    run: _Run, masked: Masked, form: MaskedForm[Any], terms: Terms, updates: dict[str, Any], vectors: dict[str, Array]
+) -> None:
+    first = min(updates)
+    again = _vector(masked.form(run.schema, terms), updates[first])
+    _need(_same(again, vectors[first]), "vector", "the same update gave other numbers")
+
+    def lawful(total: Array, survivors: int, size: int) -> bool:
+        try:
+            form.law((total[at : at + size] for at in range(0, len(total), size)), survivors)
+        except RejectedUpdate:
+            return False
+        return True
+
+    total = np.zeros(form.entries, np.int64)
+    for survivors, vector in enumerate(vectors.values(), start=1):
+        total = total + vector
+        for size in (form.entries, 7):
+            _need(lawful(total, survivors, size), "law", f"a sum of {survivors} lawful vectors is refused")
+        for at, lie in ((0, survivors * form.largest + 1), (form.entries - 1, survivors * form.largest + 1), (0, -1)):
+            bad = total.copy()
+            bad[at] = lie
+            _need(not lawful(bad, survivors, form.entries), "law", f"a sum of {survivors} with an entry of {lie} is accepted")
+    for other in (replace(terms, entries=8 * terms.entries + 8), replace(terms, entries=max(1, terms.entries // 8 - 8))):
+        # Whether the model or the update gives it away: a device must notice a sum of another length.
+        _refused(
+            lambda other=other: list(masked.form(run.schema, other).vector(updates[first])),  # type: ignore[misc]
+            f"a sum of {other.entries} entries instead of {terms.entries}",
+        )
+
+
+def _fold_laws(run: _Run, terms: Terms, updates: dict[str, Any], vectors: dict[str, Array]) -> None:
+    state, _ = run.opened()
+    total = np.add.reduce(list(vectors.values()))
+    clients = tuple(updates)
+
+    def folded(sums: Sequence[Array]) -> Any:
+        groups = [GroupSum(clients, one.astype(terms.dtype)) for one in sums]
+        server: Any = run.halves.server()
+        return server.fold(state, groups, terms, Blend(), MemorySpace())[0]
+
+    one = folded([total])
+    _alike(run, one, run.close(updates), 0.0 if not terms.clip else 4 * terms.grid.error(1))
+    middle = folded([total] * ENOUGH)
+    _need(_same(run.model(one), run.model(middle)), "fold", "five groups with the same sum give another model than one")
+    spoilt = folded([total] * (ENOUGH - 1) + [len(clients) * terms.largest - total])
+    _need(_same(run.model(middle), run.model(spoilt)), "fold", "one spoilt group of five moves the median")
+
+
+def _alike(run: _Run, one: Any, other: Any, within: float) -> None:
+    """within: the largest difference of the numbers of what is packed; 0: none at all."""
+    mine, theirs = (run.halves.server().pack(state) for state in (one, other))
+    _need(dict(mine.scalars) == dict(theirs.scalars), "fold", f"{dict(mine.scalars)}; close gives {dict(theirs.scalars)}")
+    for name, blob in mine.blobs.items():
+        same = _whole(blob) == _whole(theirs.blobs[name])
+        if not same and within:
+            found, wanted = (np.frombuffer(_whole(part), "<f4").astype(np.float64) for part in (blob, theirs.blobs[name]))
+            same = bool(np.allclose(found, wanted, rtol=2.0**-22, atol=within))
+        _need(same, "fold", f"{name} of one group differs from what close gives")
 
 
 def _refused(decode: Callable[[], Any], what: str) -> None:

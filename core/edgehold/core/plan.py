@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgehold.core.config import Config, convert, parse_toml
-from edgehold.core.contract import Method
+from edgehold.core.contract import Method, Needs
 from edgehold.core.errors import ConfigError
 from edgehold.core.masks.combine import Blend, How
 from edgehold.core.masks.draw import MOST_ASKED
@@ -153,7 +153,7 @@ def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "pla
             f"allowed: 1 to {cohort.size}",
             field="cohort.quorum",
         )
-    _check_masks(plan, name, method.needs(settings).individual_updates, source)
+    _check_masks(plan, name, method.needs(settings), source)
     if plan.peers.path == "direct" and not method.needs(settings).peers:
         raise ConfigError(
             f'{source}: peers.path = "direct", but devices of method {name!r} do not read each other; drop the [peers] table',
@@ -168,8 +168,8 @@ def parse_plan(text: str, method_of: Callable[[str], Method], source: str = "pla
     return plan, settings
 
 
-def _check_masks(plan: Plan, name: str, why_single: str, source: str) -> None:
-    """why_single: what keeps the method from working with sums, "" for nothing."""
+def _check_masks(plan: Plan, name: str, needs: Needs, source: str) -> None:
+    """needs: what the method asks for, with the plan's settings."""
     if not plan.privacy.masked:
         if plan.masks != MasksTable():
             raise ConfigError(
@@ -177,10 +177,11 @@ def _check_masks(plan: Plan, name: str, why_single: str, source: str) -> None:
                 field="masks",
             )
         return
-    if why_single:
+    if needs.individual_updates:
         raise ConfigError(
-            f"{source}: privacy.masked = true, but method {name!r} with these settings needs single updates: {why_single}; "
-            "set privacy.masked = false or choose a method or settings whose updates can be summed blindly",
+            f"{source}: privacy.masked = true, but method {name!r} with these settings needs single updates: "
+            f"{needs.individual_updates}; set privacy.masked = false or choose a method or settings whose updates can be "
+            "summed blindly",
             field="privacy.masked",
         )
     table = plan.masks
@@ -207,6 +208,12 @@ def _check_masks(plan: Plan, name: str, why_single: str, source: str) -> None:
             f'{source}: weights.by = "{plan.weights.by}", but in a masked sum all devices weigh the same, as nobody sees '
             'what a single one claims: set weights.by = "equal"',
             field="weights.by",
+        )
+    if table.noise_multiplier and needs.charges:
+        raise ConfigError(
+            f"{source}: masks.noise_multiplier = {table.noise_multiplier:g}, but devices of method {name!r} with these "
+            "settings add noise of their own, under an account of its own: drop it, or choose a method that adds none",
+            field="masks.noise_multiplier",
         )
     if table.noise_multiplier and table.norm is None:
         raise ConfigError(

@@ -1,13 +1,17 @@
 """Conspiracies on other payloads than changes of the model: rankings and sign bits. Those on changes are
-`byzantine.plot.Plot`s.
+`byzantine.plot.Plot`s. And lies in masked sums of votes, where only the sum has to be lawful.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from edgehold.attacks.byzantine import ranks, signs
-from edgehold.server.engine import View
+from edgehold.core.vectors import Array
+from edgehold.defenses.frl.sorting import inverse, sorted_places
+from edgehold.server.engine import GroupView, View
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,27 @@ class Signs:
         own = {client: signs.bits_of(update, kept) for client, update in view.own.items()}
         known = list(own.values())
         return {client: signs.forged(signs.LIES[self.lie_name](bits, known)) for client, bits in own.items()}
+
+
+@dataclass(frozen=True)
+class Swing:
+    """Masked votes: one member of a group is enough to turn all of it. The group's sum becomes what it would be if every device
+    in it voted for the opposite of what the honest ones voted together. The law of the sum holds; to hit it, the liars must
+    know the honest members' sum, which nobody on a network does: the strongest case.
+
+    edges: of every layer, for rankings; empty for sign bits.
+    """
+
+    members: frozenset[str]
+    edges: tuple[int, ...] = ()
+
+    def put(self, view: GroupView) -> Array:
+        """See the class."""
+        everybody = len(view.clients)
+        if not self.edges:
+            # An even vote counts as the weight's own sign, as on the server.
+            wanted: Array = np.where(2 * view.honest < everybody - len(view.liars), everybody, 0)
+            return wanted - view.honest
+        layers = np.split(view.honest, np.cumsum(self.edges)[:-1])
+        turned = [everybody * (len(layer) - 1 - inverse(sorted_places(layer)).astype(np.int64)) for layer in layers]
+        return np.asarray(np.concatenate(turned) - view.honest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,10 @@ class Blend:
         """See `means`."""
         return means(sums, self.how, self.trim)
 
+    def exact(self, sums: Sequence[GroupSum], start: int, stop: int) -> tuple[Array, int]:
+        """See `exact`."""
+        return exact(sums, start, stop, self.how, self.trim)
+
 
 def means(sums: Sequence[GroupSum], how: How = "median", trim: float = 0.2, size: int = BLOCK) -> Iterator[Array]:
     """Per entry the median, or the mean without the share `trim` of groups at either end, of the groups' means; float64 blocks.
@@ -33,11 +38,7 @@ def means(sums: Sequence[GroupSum], how: How = "median", trim: float = 0.2, size
     Groups count alike whatever their size (sizes differ by what dropped out). With fewer than `ENOUGH`: the mean over all
     survivors, exactly the sum of all integers divided once.
     """
-    if not sums:
-        raise ValueError("no group is left")
-    if not 0 <= trim < 0.5:
-        raise ValueError(f"trim of {trim:g}; at least 0 and less than a half is possible")
-    cut = int(trim * len(sums) + 1e-9)
+    lo, hi = _middle(len(sums), how, trim)
     length = len(sums[0].residues)
     for start in range(0, length, size):
         rows = [one.read(start, min(start + size, length)) for one in sums]
@@ -45,8 +46,34 @@ def means(sums: Sequence[GroupSum], how: How = "median", trim: float = 0.2, size
             yield np.add.reduce(rows) / sum(len(one.survivors) for one in sums)
             continue
         table = np.sort(np.stack([row / len(one.survivors) for row, one in zip(rows, sums, strict=True)]), axis=0)
-        lo, hi = (cut, len(sums) - cut) if how == "trimmed" else ((len(sums) - 1) // 2, len(sums) // 2 + 1)
         yield table[lo:hi].sum(axis=0) / (hi - lo)
+
+
+def exact(sums: Sequence[GroupSum], start: int, stop: int, how: How = "median", trim: float = 0.2) -> tuple[Array, int]:
+    """What `means` says of the entries start..stop, without rounding: numerators, and the one denominator they all have.
+
+    For votes, where a tie must be a tie. int64; Python's integers (dtype object) where means over groups of many different
+    sizes have a common denominator too large for that.
+    """
+    lo, hi = _middle(len(sums), how, trim)
+    rows, sizes = [one.read(start, stop) for one in sums], [len(one.survivors) for one in sums]
+    if len(sums) < ENOUGH:
+        return np.add.reduce(rows), sum(sizes)
+    common = lcm(*sizes)
+    largest = max(int(np.abs(row).max(initial=0)) * (common // size) for row, size in zip(rows, sizes, strict=True))
+    kind = np.dtype(np.int64 if largest * len(sums) < 1 << 63 else object)
+    table = np.sort(np.stack([row.astype(kind) * (common // size) for row, size in zip(rows, sizes, strict=True)]), axis=0)
+    return table[lo:hi].sum(axis=0), common * (hi - lo)
+
+
+def _middle(groups: int, how: How, trim: float) -> tuple[int, int]:
+    """Which of so many sorted means are averaged: from the first up to the second."""
+    if not groups:
+        raise ValueError("no group is left")
+    if not 0 <= trim < 0.5:
+        raise ValueError(f"trim of {trim:g}; at least 0 and less than a half is possible")
+    cut = int(trim * groups + 1e-9)
+    return (cut, groups - cut) if how == "trimmed" else ((groups - 1) // 2, groups // 2 + 1)
 
 
 def promise(devices: int, least: int, most: int) -> str:

@@ -6,9 +6,7 @@ from typing import Protocol
 from edgehold.core.errors import ConfigError
 from edgehold.core.masks.noise import SharedNoise
 from edgehold.core.masks.terms import MOST_BYTES, CipherName, capacity, narrowest
-
-SHARE_LIMIT = 2.0**18
-"""Largest variance of one device's noise, in squared steps of the grid: a finer grid costs more draws and gives nothing."""
+from edgehold.core.privacy.skellam import LARGEST_TABLE
 
 
 class Wish(Protocol):
@@ -96,16 +94,17 @@ def _reals(wish: Wish, entries: int) -> Sizes:
     def margin(half: int) -> int:
         return noise(half).margin(wish.group_least, most, entries) if multiplier else 0
 
-    def fits(half: int) -> bool:
-        if multiplier and noise(half).share(wish.group_least) > SHARE_LIMIT:
-            return False
-        return capacity(most, 2 * half, margin(half)) <= 1 << wish.bits
+    def drawable(half: int) -> bool:
+        # One table of chances for a device's share: a grid finer than that costs draws and gains nothing, as rounding by a step
+        # is lost in noise of hundreds.
+        return not multiplier or noise(half).share(wish.group_least) <= LARGEST_TABLE
 
     # The finest grid: with more steps to the clip both entries and noise have more values.
     low, high = 0, 1 << wish.bits
     while low < high - 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        fits = drawable(middle) and capacity(most, 2 * middle, margin(middle)) <= 1 << wish.bits
+        low, high = (middle, high) if fits else (low, middle)
     if low < 1:
         raise ConfigError(
             f"masks.bits = {wish.bits}: no grid of reals has room for sums of {most} devices"

@@ -9,6 +9,10 @@ METHOD = Method(
     source="Verbraeken, de Vos and Pouwelse 2021, arXiv:2110.11006",
     settings=Settings,
     package=__name__,
-    # Updates are listed by digest and move the local state: neither masks nor a second version are possible.
-    needs=lambda settings: Needs(durable_outbox=True, peers=True),
+    # Updates are listed by digest and move the local state: a second version is not possible.
+    needs=lambda settings: Needs(
+        individual_updates="devices read each other's heads one by one, and trust each sender class by class",
+        durable_outbox=True,
+        peers=True,
+    ),
 )

@@ -1,10 +1,13 @@
 """DP-EF SGD on the server: FedAvg over noisy updates of equal weight, and an account of what each client has spent."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
+from edgehold.core.masks.combine import Blend
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
 from edgehold.core.vectors import Schema, Space, Vector
 from edgehold.defenses.baselines.fedavg import state as fedavg
 from edgehold.defenses.baselines.fedavg.server import FedAvgServer
@@ -38,10 +41,14 @@ class DpEfSgdServer:
         """
         plain = [Weighted(one.client, one.weight, fedavg.Update(one.update.delta, 1, one.update.norm)) for one in updates]
         combined, facts = self._combine.close(state.combined, plain, space)
-        rounds = dict(state.rounds)
-        for one in updates:
-            rounds[one.client] = rounds.get(one.client, 0) + 1
-        return State(combined, rounds), facts | self._spent(rounds)
+        return self._charged(state, combined, (one.client for one in updates), facts)
+
+    def fold(self, state: State, groups: Sequence[GroupSum], terms: Terms, blend: Blend, space: Space) -> tuple[State, Facts]:
+        """FedAvg's step by masked sums. Whoever survived in a group has spent; who was in a void group stands in its device's
+        own ledger alone.
+        """
+        combined, facts = self._combine.fold(state.combined, groups, terms, blend, space)
+        return self._charged(state, combined, (client for group in groups for client in group.survivors), facts)
 
     def weights(self, state: State, space: Space) -> Vector:
         """The model as it is."""
@@ -56,6 +63,12 @@ class DpEfSgdServer:
     def unpack(self, packed: Packed) -> State:
         """Inverse of `pack`."""
         return State(self._combine.unpack(packed), json.loads(str(packed.scalars.get("rounds", "{}"))))
+
+    def _charged(self, state: State, combined: fedavg.State, clients: Iterable[str], facts: Facts) -> tuple[State, Facts]:
+        rounds = dict(state.rounds)
+        for client in clients:
+            rounds[client] = rounds.get(client, 0) + 1
+        return State(combined, rounds), facts | self._spent(rounds)
 
     def _spent(self, rounds: Mapping[str, int]) -> Facts:
         found = [epsilon_after(self._training, self._schema.size, count, self._settings.delta) for count in rounds.values()]

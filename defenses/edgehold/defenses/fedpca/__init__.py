@@ -9,6 +9,5 @@ METHOD = Method(
     source="Nguyen et al. 2024, arXiv:2407.07421",
     settings=Settings,
     package=__name__,
-    # What each device sent last is remembered by its name.
-    needs=lambda settings: Needs(durable_outbox=False, torch=False),
+    needs=lambda settings: Needs(individual_updates="its server half remembers by name what each device sent last"),
 )

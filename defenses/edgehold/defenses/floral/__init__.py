@@ -1,6 +1,7 @@
 """FLORAL: kernel support vector machines trained against label flips, as heads over public features. See README.md."""
 
 from edgehold.core.contract import Method, Needs
+from edgehold.defenses.baselines.fedavg.state import why_single
 from edgehold.defenses.floral.state import Settings
 
 METHOD = Method(
@@ -9,6 +10,6 @@ METHOD = Method(
     source="Bal, Cevher and Muehlebach 2025, arXiv:2502.17121",
     settings=Settings,
     package=__name__,
-    # Rules and clipping look at single heads; the dual weights move with each update, so it must not be made twice.
-    needs=lambda settings: Needs(durable_outbox=True, torch=False),
+    # The dual weights move with each update, so it must not be made twice.
+    needs=lambda settings: Needs(individual_updates=why_single(settings.folding()) if settings else "", durable_outbox=True),
 )

@@ -6,7 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
+from edgehold.core.masks.combine import Blend
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
 from edgehold.core.vectors import Schema, Space, Vector
+from edgehold.defenses.baselines.fedavg import state as fedavg
 from edgehold.defenses.baselines.fedavg.server import FedAvgServer
 from edgehold.defenses.floral.features import head_of
 from edgehold.defenses.floral.state import Order, Settings, State, Training, Update, agree
@@ -42,7 +46,13 @@ class FloralServer:
         Heads are folded as changes of a head of 0: their mean is the head of the pooled dual weights, each over the number of
         devices, and a rule sees them as they are.
         """
-        heads, facts = self._fold.close(replace(state.heads, model=self._nothing), updates, space)
+        return self._moved(state, *self._fold.close(replace(state.heads, model=self._nothing), updates, space))
+
+    def fold(self, state: State, groups: Sequence[GroupSum], terms: Terms, blend: Blend, space: Space) -> tuple[State, Facts]:
+        """The mean head, as masked sums over groups say it."""
+        return self._moved(state, *self._fold.fold(replace(state.heads, model=self._nothing), groups, terms, blend, space))
+
+    def _moved(self, state: State, heads: fedavg.State, facts: Facts) -> tuple[State, Facts]:
         apart = heads.model.whole().astype(np.float64) - state.heads.model.whole()
         return State(heads), {**facts, "step_norm": float(np.sqrt(np.add.reduce(apart * apart)))}
 

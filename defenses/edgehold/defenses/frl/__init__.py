@@ -1,7 +1,7 @@
 """FRL: devices vote with rankings of a fixed random network's edges. See README.md for what it promises."""
 
 from edgehold.core.contract import Method, Needs
-from edgehold.defenses.frl.state import Settings
+from edgehold.defenses.frl.state import Settings, why_single
 
 METHOD = Method(
     name="frl",
@@ -9,6 +9,5 @@ METHOD = Method(
     source="Mozaffari, Shejwalkar and Houmansadr 2023, arXiv:2110.04350",
     settings=Settings,
     package=__name__,
-    # Ranks could be added under masks, but then nobody can check that each of them is a permutation.
-    needs=lambda settings: Needs(durable_outbox=False, torch=True),
+    needs=lambda settings: Needs(individual_updates=why_single(settings) if settings else "", torch=True),
 )

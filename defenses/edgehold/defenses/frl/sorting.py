@@ -11,9 +11,11 @@ _PASS = 16
 def sorted_places(values: Array) -> Array:
     """(n,) intp: places of `values` from the smallest to the largest, equals in the order of their places.
 
-    values: (n < 2^31,) float32 without NaN, or integers that are not negative. As `numpy.argsort(values, kind="stable")`,
-    which also holds for -0.0 and 0.0: they are equal.
+    values: (n < 2^31,) float32 without NaN, or integers that are not negative (Python's own, of dtype object, too).
+    As `numpy.argsort(values, kind="stable")`, which also holds for -0.0 and 0.0: they are equal.
     """
+    if values.dtype == object:
+        return np.argsort(values, kind="stable")
     keys, bits = _keys(values)
     places: Array = np.argsort(keys.astype(np.uint16), kind="stable")
     for done in range(_PASS, bits, _PASS):

@@ -74,6 +74,16 @@ class Settings(Training, frozen=True, kw_only=True):
             )
 
 
+def why_single(settings: Settings) -> str:
+    """Why the server must look at single rankings under these settings; "" where their sum will do."""
+    if settings.upload == "top":
+        return (
+            'with upload = "top" the totals of a sum depend on the share that is ranked, which the signed terms of a sum do '
+            'not tell, so that nobody could test them (upload = "full" has totals that follow from the model)'
+        )
+    return ""
+
+
 @lru_cache(maxsize=32)
 def weights_of(seed: int, number: int, edges: int, fan_in: int) -> FloatArray:
     """The fixed weights of layer `number` (from 0), (edges,) float32: +-sqrt(2 / fan_in), each sign equally likely."""

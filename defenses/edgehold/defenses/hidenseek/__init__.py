@@ -9,7 +9,6 @@ METHOD = Method(
     source="Vallapuram et al. 2022, arXiv:2206.04385",
     settings=Settings,
     package=__name__,
-    # The server half only needs sums of bits; single updates are looked at as long as nothing masks them.
-    needs=lambda settings: Needs(durable_outbox=False, torch=True),
+    needs=lambda settings: Needs(individual_updates="", torch=True),
     first_weights=True,
 )

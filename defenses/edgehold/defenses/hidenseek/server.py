@@ -6,7 +6,10 @@ import numpy as np
 
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError
-from edgehold.core.vectors import FloatArray, Schema, Space, Vector, written
+from edgehold.core.masks.combine import ENOUGH, Blend
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
+from edgehold.core.vectors import Array, FloatArray, Schema, Space, Vector, written
 from edgehold.defenses.hidenseek.packing import mask_and_counts_bytes, read, unpack_bits, write
 from edgehold.defenses.hidenseek.state import (
     Bits,
@@ -65,17 +68,32 @@ class HideNseekServer:
 
         Without a single update the votes before stay.
         """
-        mask, before = self._read(state)
         if not updates:
             return state, {}
         counts = np.zeros(self._kept, dtype=np.uint16)
         for one in updates:
             counts += unpack_bits(one.update.bits.blob, 0, self._kept, "signs")
-        voters = len(updates)
+        return self._counted(state, counts, len(updates), self._settings.liars, space)
+
+    def fold(self, state: State, groups: Sequence[GroupSum], terms: Terms, blend: Blend, space: Space) -> tuple[State, Facts]:
+        """As `close`, by the votes' sums over groups. Fewer than five groups give what `close` gives; of more, the share of
+        votes that the groups' median or trimmed mean says, times all voters (`voters_of`).
+
+        The fact `signs_contested` is told of fewer than five groups: there a liar moves as many votes as its group has.
+        """
+        sizes = sorted((len(group.survivors) for group in groups), reverse=True)
+        shares, whole = blend.exact(groups, 0, self._kept)
+        counts = voters_of(shares, whole, sum(sizes))
+        lies = sum(sizes[: self._settings.liars]) if len(groups) < ENOUGH else 0
+        return self._counted(state, counts, sum(sizes), lies, space)
+
+    def _counted(self, state: State, counts: Counts, voters: int, lies: int, space: Space) -> tuple[State, Facts]:
+        """lies: votes of liars reckoned with; 0: no fact."""
+        mask, before = self._read(state)
         turned = signs_of(counts, voters) != (signs_of(before, state.voters) if state.voters else True)
         facts = {"signs_turned": float(turned.mean())}
-        if self._settings.liars:
-            facts["signs_contested"] = float(in_reach(counts, voters, self._settings.liars).mean())
+        if lies:
+            facts["signs_contested"] = float(in_reach(counts, voters, lies).mean())
         return self._state(mask, counts, voters, space), facts
 
     def weights(self, state: State, space: Space) -> Vector:
@@ -112,6 +130,17 @@ def voted(weights: FloatArray, mask: Mask, signs: Bits, switched: bool) -> Float
     lost = np.flatnonzero(mask)[~signs]
     out[lost] = 0.0 if switched else -out[lost]
     return out
+
+
+def voters_of(shares: Array, whole: int, voters: int) -> Counts:
+    """(K,) how many of so many voters are the shares shares / whole of them: the nearest count, a half counting up, but never
+    one on the other side of an even vote.
+    """
+    wide = shares.astype(object) if 2 * whole * voters >= 1 << 63 else shares
+    counts = (2 * wide * voters + whole) // (2 * whole)
+    lost = 2 * wide < whole
+    counts[lost] = np.minimum(counts[lost], (voters - 1) // 2)
+    return counts.astype(np.uint16)
 
 
 def in_reach(counts: Counts, voters: int, liars: int) -> Bits:

@@ -1,6 +1,7 @@
 """HyperFL: devices share a hypernetwork that generates their feature extractors. See README.md for what it promises."""
 
 from edgehold.core.contract import Method, Needs
+from edgehold.defenses.baselines.fedavg.state import why_single
 from edgehold.defenses.hyperfl.state import Settings
 
 METHOD = Method(
@@ -9,6 +10,11 @@ METHOD = Method(
     source="Guo et al. 2025, arXiv:2412.07187",
     settings=Settings,
     package=__name__,
-    # Rules and clipping look at single updates; embedding and head move with each update, so it must not be made twice.
-    needs=lambda settings: Needs(durable_outbox=True, torch=True, charges=settings is None or settings.noisy),
+    # Embedding and head move with each update, so it must not be made twice.
+    needs=lambda settings: Needs(
+        individual_updates=why_single(settings.folding()) if settings else "",
+        durable_outbox=True,
+        torch=True,
+        charges=settings is None or settings.noisy,
+    ),
 )

@@ -7,8 +7,12 @@ import numpy as np
 from edgehold.core.contract import Cohort, Facts, Packed, Weighted
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.hyper import dense, initial
+from edgehold.core.masks.combine import Blend
+from edgehold.core.masks.sums import GroupSum
+from edgehold.core.masks.terms import Terms
 from edgehold.core.rng import stream
 from edgehold.core.vectors import Schema, Space, Tensor, Vector, written
+from edgehold.defenses.baselines.fedavg import state as fedavg
 from edgehold.defenses.baselines.fedavg.server import FedAvgServer
 from edgehold.defenses.hyperfl.state import SPREAD, Order, Settings, State, Training, Update, layout_of
 
@@ -40,8 +44,16 @@ class HyperFLServer:
     def close(self, state: State, updates: Sequence[Weighted[Update]], space: Space) -> tuple[State, Facts]:
         """phi after one step by the combined change; `ConfigError` when the rule cannot work with so few updates."""
         phi, facts = self._fold.close(state.phi, updates, space)
+        return self._kept(state, phi, space), facts
+
+    def fold(self, state: State, groups: Sequence[GroupSum], terms: Terms, blend: Blend, space: Space) -> tuple[State, Facts]:
+        """phi after one step by the mean change, as masked sums over groups say it."""
+        phi, facts = self._fold.fold(state.phi, groups, terms, blend, space)
+        return self._kept(state, phi, space), facts
+
+    def _kept(self, state: State, phi: fedavg.State, space: Space) -> State:
         # Once more, so that whoever keeps the state finds all of it in the space.
-        return State(phi, written(state.rest.whole(), space)), facts
+        return State(phi, written(state.rest.whole(), space))
 
     def weights(self, state: State, space: Space) -> Vector:
         """No global model exists. These are the weights that phi generates from a public embedding, drawn from the run's seed,

@@ -1,7 +1,7 @@
 """Noise-robust ADMM: least squares and convex losses over noisy links. See README.md for what it promises."""
 
 from edgehold.core.contract import Method, Needs
-from edgehold.defenses.noise_robust_admm.state import Settings
+from edgehold.defenses.noise_robust_admm.state import Settings, why_single
 
 METHOD = Method(
     name="noise_robust_admm",
@@ -10,5 +10,5 @@ METHOD = Method(
     settings=Settings,
     package=__name__,
     # Local state moves with every round, and noise on the link must not be drawn twice.
-    needs=lambda settings: Needs(durable_outbox=True, torch=False),
+    needs=lambda settings: Needs(individual_updates=why_single(settings), durable_outbox=True),
 )

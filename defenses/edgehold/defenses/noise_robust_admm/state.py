@@ -80,6 +80,13 @@ class Settings(Training, frozen=True, kw_only=True):
         return self.late_rho if self.late_from and number >= self.late_from else self.rho
 
 
+def why_single(settings: Settings | None) -> str:
+    """Why the server must look at single updates."""
+    if settings is None or settings.form in ("anchored", "continual"):
+        return "its server half remembers by name what each device sent last, and answers with the mean of it"
+    return "the unit of its penalty is the median of what single devices say of their curvature"
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a device is asked to do. p: what the server broadcasts, of the wire's type; twice (2n,) in the form "dual".

@@ -4,13 +4,14 @@ For experiments, for tests, and as the reference the daemons must equal bit for 
 late: the clients beyond `cohort.size` that a round asks because of `over_select` only stand in for rejected ones.
 
 `run` plays a plan over virtual clients. `VirtualFleet` makes thousands of them when they are needed, `Store` lets a run that
-was killed go on, `Conspiracy` is the seam for attackers who know the whole round.
+was killed go on, `Conspiracy` is the seam for attackers who know the whole round, `SumLiars` that for liars in masked sums.
 """
 
 from edgehold.server.engine.conspiracy import Conspiracy, View
 from edgehold.server.engine.fleet import VirtualFleet
+from edgehold.server.engine.masked import GroupView, SumLiars
 from edgehold.server.engine.result import Result, model_digest
 from edgehold.server.engine.run import run
 from edgehold.server.engine.store import Store
 
-__all__ = ["Conspiracy", "Result", "Store", "View", "VirtualFleet", "model_digest", "run"]
+__all__ = ["Conspiracy", "GroupView", "Result", "Store", "SumLiars", "View", "VirtualFleet", "model_digest", "run"]

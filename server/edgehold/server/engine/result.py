@@ -10,12 +10,16 @@ from edgehold.core.vectors import Vector, blocks
 
 @dataclass(frozen=True)
 class Result:
-    """digest: of the model's bytes; rounds: facts per round; rejected: refusals by code."""
+    """digest: of the model's bytes; rounds: facts per round; rejected: refusals by code.
+
+    suspected: of a masked run, the chance for each client that it spoils sums (`edgehold.core.masks.suspicion`).
+    """
 
     model: Vector
     digest: bytes
     rounds: list[Facts]
     rejected: Mapping[str, int] = field(default_factory=dict)
+    suspected: Mapping[str, float] = field(default_factory=dict)
 
 
 def model_digest(model: Vector) -> bytes:

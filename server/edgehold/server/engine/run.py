@@ -20,6 +20,7 @@ from edgehold.defenses import registry
 from edgehold.server.engine.conspiracy import Conspiracy, View
 from edgehold.server.engine.fleet import VirtualFleet
 from edgehold.server.engine.hands import Hands
+from edgehold.server.engine.masked import Book, MaskedRounds, SumLiars
 from edgehold.server.engine.result import Result, model_digest
 from edgehold.server.engine.shelf import Shelf
 from edgehold.server.engine.store import Store
@@ -38,6 +39,7 @@ def run(
     initial: Vector | None = None,
     *,
     conspiracy: Conspiracy | None = None,
+    sum_liars: SumLiars | None = None,
     workers: int | None = 1,
     batch: bool = False,
     store: Store | None = None,
@@ -49,7 +51,8 @@ def run(
     `initial`, makes it (else the first client's task does); adversaries: client id -> what makes it lie; on_round: called
     after each round with its number and facts. `FlError` when a round stays short of its quorum in every attempt.
 
-    conspiracy: liars who know the whole round. workers: processes the clients are spread over; None: one, and all cores as
+    conspiracy: liars who know the whole round. sum_liars: of a masked plan, those whose vectors keep no law but their group's.
+    workers: processes the clients are spread over; None: one, and all cores as
     soon as the first round shows that it pays. batch: train small models of many clients together where that pays (results
     then equal the plain path within float32 rounding, not bit for bit; the fact `clients_batched` says for how many).
     store: keeps state and facts after each round; a run that is there already goes on (its rounds are not reported again).
@@ -57,20 +60,25 @@ def run(
     """
     if transcript is not None:
         must_be_open(plan)
+    if sum_liars is not None and not plan.privacy.masked:
+        raise ConfigError("sum_liars lie in masked sums, and this plan has privacy.masked = false", field="privacy.masked")
     reference = evaluate if evaluate is not None else tasks[min(tasks)]
     name = plan.method["name"]
     server = registry.server_side(name, settings, reference.schema, plan.run.seed)
-    play = _Play(plan, server, registry.codec(name, settings), reference.schema, sorted(tasks), conspiracy)
+    sums = MaskedRounds(plan, settings, server, reference.schema, sum_liars) if plan.privacy.masked else None
+    play = _Play(plan, server, registry.codec(name, settings), reference.schema, sorted(tasks), conspiracy, sums)
     first = partial(registry.first_weights, name, settings, reference, plan.run.seed)
     keep = store if store is not None else Store()
     if store is not None:
-        store.bind(_identity(plan, tasks, adversaries or {}, conspiracy, batch))
+        store.bind(_identity(plan, tasks, adversaries or {}, (conspiracy, sum_liars), batch))
     kept = store.kept() if store is not None else None
     if kept is None:
         state = server.start(initial if initial is not None else Vector.of(first()))
         rounds: list[Facts] = []
     else:
         state, rounds, play.rejected = server.unpack(kept.packed), kept.rounds, Counter(kept.rejected)
+        if sums is not None:
+            sums.book = Book.of(kept.packed)
     setting = Setting(plan.run.name, name, tasks, dict(adversaries or {}), batch)
     with contextlib.ExitStack() as stack:
         if transcript is not None:
@@ -81,7 +89,7 @@ def run(
             began = time.monotonic()
             with Shelf() as shelf:
                 weighted, facts = play.collect(number, state, hands, shelf)
-                state, more = server.close(state, weighted, MemorySpace())
+                state, more = sums.fold(number, state, weighted) if sums else server.close(state, weighted, MemorySpace())
             facts.update(more)
             every = plan.evaluation.every
             if evaluate is not None and every and (number % every == 0 or number == plan.run.rounds):
@@ -89,6 +97,8 @@ def run(
             rounds.append(facts)
             seconds = time.monotonic() - began
             packed = server.pack(state) if store is not None else None
+            if packed is not None and sums is not None:
+                packed = sums.book.kept(packed)
             keep.commit(number, packed, facts, play.rejected, hands.settle(), seconds, play.letters)
             hands.pass_on(play.letters)
             hands.consider(seconds, plan.run.rounds - number)
@@ -97,7 +107,7 @@ def run(
     if store is None:
         keep.close()
     model = _model(server, state)
-    return Result(model, model_digest(model), rounds, dict(play.rejected))
+    return Result(model, model_digest(model), rounds, dict(play.rejected), dict(sums.book.chances) if sums else {})
 
 
 class _Play:
@@ -105,8 +115,9 @@ class _Play:
 
     def __init__(
         self, plan: Plan, server: ServerSide[Any, Any, Any], codec: Codec[Any, Any], schema: Schema, available: list[str],
-        conspiracy: Conspiracy | None,
+        conspiracy: Conspiracy | None, sums: MaskedRounds | None,
     ) -> None:  # fmt: skip
+        self._sums = sums
         self._plan, self._server, self._codec, self._schema = plan, server, codec, schema
         self._available, self._conspiracy = available, conspiracy
         if conspiracy and not conspiracy.members <= set(available):
@@ -208,8 +219,10 @@ class _Play:
         def outcome(lies: Mapping[str, Any]) -> Vector:
             # Through the codec, as they would arrive: `RejectedUpdate` when they would be refused.
             sent = {c: self._codec.decode_update(self._codec.encode_update(lies[c]), self._schema) for c in lies}
-            after, _ = self._server.close(state, self._weighted({**honest, **sent}), MemorySpace())
-            return _model(self._server, after)
+            all_of_them = self._weighted({**honest, **sent})
+            if self._sums is not None:
+                return _model(self._server, self._sums.outcome(number, state, all_of_them).state)
+            return _model(self._server, self._server.close(state, all_of_them, MemorySpace())[0])
 
         plan = self._plan
         chance = stream(plan.run.seed, "conspiracy", plan.run.name, number)
@@ -229,11 +242,13 @@ def _model(server: ServerSide[Any, Any, Any], state: Any) -> Vector:
 
 
 def _identity(
-    plan: Plan, tasks: Mapping[str, Task], adversaries: Mapping[str, Adversary], conspiracy: Conspiracy | None, batch: bool
-) -> dict[str, str]:
+    plan: Plan, tasks: Mapping[str, Task], adversaries: Mapping[str, Adversary],
+    plots: tuple[Conspiracy | None, SumLiars | None], batch: bool,
+) -> dict[str, str]:  # fmt: skip
     """What must be the same for a run to go on, by the name under which a difference is reported."""
     fleet = tasks.digest if isinstance(tasks, VirtualFleet) else repr(sorted(tasks))
     liars = repr(sorted((client, repr(one)) for client, one in adversaries.items()))
-    if " at 0x" in liars + repr(conspiracy):
+    told = " ".join(repr(one) for one in plots if one is not None) or "None"
+    if " at 0x" in liars + told:
         raise ConfigError("a run that can go on needs attackers whose repr says what they are (see `Named`)")
-    return {"plan": plan.digest.hex(), "clients": fleet, "attackers": f"{liars} {conspiracy!r}", "batch": str(batch)}
+    return {"plan": plan.digest.hex(), "clients": fleet, "attackers": f"{liars} {told}", "batch": str(batch)}

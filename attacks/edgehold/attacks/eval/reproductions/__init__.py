@@ -38,6 +38,7 @@ REPRODUCTIONS = {
     "frl_fashion": "edgehold.attacks.eval.reproductions.frl_fashion",
     "hidenseek": "edgehold.attacks.eval.reproductions.hidenseek",
     "hyperfl": "edgehold.attacks.eval.reproductions.hyperfl",
+    "masked_votes": "edgehold.attacks.eval.reproductions.masked_votes",
     "noise_robust_admm": "edgehold.attacks.eval.reproductions.noise_robust_admm",
     "robust_rules": "edgehold.attacks.eval.reproductions.robust_rules",
 }

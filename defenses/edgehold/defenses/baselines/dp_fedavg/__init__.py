@@ -9,6 +9,9 @@ METHOD = Method(
     source="McMahan et al. 2018, arXiv:1710.06963; Andrew et al. 2021, arXiv:1905.03871",
     settings=Settings,
     package=__name__,
-    needs=lambda settings: Needs(),
+    needs=lambda settings: Needs(
+        individual_updates="its server half clips each of them, and measures its norm (method fedavg with masks.norm and "
+        "masks.noise_multiplier has devices clip, and bring the noise along)"
+    ),
     central=True,
 )

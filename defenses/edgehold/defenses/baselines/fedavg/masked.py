@@ -38,6 +38,8 @@ class ChangeForm:
 
     def vector(self, update: Change) -> Iterator[Array]:
         """Whole numbers in [0, largest], block by block."""
+        if update.delta.size != self.entries:
+            raise WrongShape(f"a change of {update.delta.size} values; the sum has {self.entries} entries")
         seed = self._seed(update.delta) if self._coarse else None
         scale = self._scale(update.delta, seed) if self._norm else 1.0
         return self._encoded(update.delta, scale, seed)
