@@ -287,7 +287,7 @@ def test_a_budget_that_does_not_suffice_declines(paying: Bed) -> None:
     paying.submit(plan("dear", size=EIGHT, masks={"norm": 2.0, "noise_multiplier": 0.5}, **(QUICK | {"max_attempts": 1})))
     info = paying.ended("dear")
     assert (info.state, info.rounds_done) == ("failed", 0)
-    # The attempt is over as soon as so many have declined that the quorum cannot be reached.
+    # The first few to decline end the round for the others.
     assert " declined: the privacy budget of the data does not allow this round" in info.error
     assert {client: lines(paying, client) for client in paying.names} == before
     assert not any(paying.reveals(client, "dear") for client in paying.names)

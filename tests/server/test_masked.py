@@ -1,7 +1,6 @@
 """A masked round on the server against a real journal: what is durable before anything leaves, and who is told what when."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,28 +24,20 @@ from tests.support.masked import (
     roots,
     terms,
 )
+from tests.support.masked_table import KEY, TASK, Table, caller, held, served
 
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, Interrupted, Stale, WrongShape
-from edgehold.core.identity import Identity
-from edgehold.core.masks.client import MaskClient
 from edgehold.core.masks.draw import MOST_ASKED, Entrant
 from edgehold.core.masks.gathering import Gathering
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry
 from edgehold.proto.masks import reveal_to
-from edgehold.proto.rpc import Caller
-from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.masks_pb2 import RevealRequest, RevealResponse
 from edgehold.server.rounds import masked as module
-from edgehold.server.rounds.board import Board
-from edgehold.server.rounds.masked import MaskedRound
 from edgehold.server.rounds.tally import wanted
-from edgehold.server.store import masks, records
-from edgehold.server.store.journal import Journal
-from edgehold.server.wire.masks import MaskService
+from edgehold.server.store import records
 
-RUN, KEY = "run", ("run", 3, 1)
 VECTOR = np.arange(37) % 4
 
 
@@ -56,71 +47,11 @@ def today(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW_S))
 
 
-class Table:
-    """A planned masked round of some devices; `again` is the server after a restart."""
-
-    def __init__(self, folder: Path, count: int = 9, **changed: Any) -> None:
-        self.journal, self.who = Journal(folder), names(count)
-        self.terms = terms(self.who, **changed)
-        self.devices: dict[str, MaskClient] = {who: client(who, self.terms, Memory()) for who in self.who}
-        self.round: MaskedRound
-
-    async def plan(self) -> MaskedRound:
-        def change(db: Any) -> None:
-            records.plan_round(db, KEY, b"n" * 32, self.who, b"m" * 32)
-            masks.plan(db, KEY, VALUE, dict.fromkeys(self.who, 0))
-
-        await self.journal.write(change)
-        return self.again()
-
-    def again(self) -> MaskedRound:
-        row = masks.find(self.journal, KEY)
-        assert row is not None
-        self.round = MaskedRound(self.journal, KEY, self.terms, row, roots, asyncio.Event())
-        return self.round
-
-    async def advertised(self, without: int = 0) -> MaskedRound:
-        """All adverts but those of the last few."""
-        found = await self.plan()
-        await asyncio.gather(*(found.advert(one.advert) for one in list(self.devices.values())[: len(self.who) - without]))
-        return found
-
-    async def shared(self, silent: frozenset[str] = frozenset()) -> MaskedRound:
-        """Groups drawn, boxes of all but the silent ones delivered."""
-        found = await self.advertised()
-        await found.draw()
-        for who, one in self.devices.items():
-            roster = found.roster_of(who)
-            assert roster is not None
-            boxes = one.share(roster, NOW_S)
-            if who not in silent:
-                await found.shares(who, boxes)
-        await found.close_shares()
-        for who in found.masking:
-            boxes_ = found.boxes_of(who)
-            assert boxes_ is not None
-            self.devices[who].receive(boxes_)
-        return found
-
-
 def play(scene: Callable[[], Awaitable[None]], table: Table) -> None:
     try:
         asyncio.run(scene())  # type: ignore[arg-type]
     finally:
         table.journal.close()
-
-
-async def held(journal: Journal) -> tuple["asyncio.Task[None]", threading.Event]:
-    """Keep the journal's writer busy until the event is set."""
-    entered, go = threading.Event(), threading.Event()
-
-    def wait(db: Any) -> None:
-        entered.set()
-        assert go.wait(20)
-
-    task = asyncio.create_task(journal.write(wait))
-    assert await asyncio.to_thread(entered.wait, 20)
-    return task, go
 
 
 def test_a_message_that_has_arrived_is_durable_before_its_step_closes(tmp_path: Path) -> None:
@@ -209,38 +140,6 @@ def test_with_every_group_lost_nobody_waits(tmp_path: Path) -> None:
         assert (outcome.sums, outcome.lost) == ([], [table.who])
 
     play(scene, table)
-
-
-class Open:
-    """As much of an open round as the service looks at."""
-
-    def __init__(self, table: Table) -> None:
-        self.run, self.round, self.attempt = KEY
-        self.nonce, self.masks, self.mail = b"n" * 32, table.round, None
-        self.tally = type("Tally", (), {"selected": frozenset(table.who)})()
-
-
-class Admits:
-    """A roster that knows everybody."""
-
-    def require(self, identity_: Identity) -> Any:
-        return type("Member", (), {"id": identity_.name})()
-
-
-TASK = TaskId(run=RUN, round=3, attempt=1, nonce=b"n" * 32)
-
-
-def served(table: Table) -> MaskService:
-    board: Any = Board()
-    board.unmask(Open(table))
-    roster: Any = Admits()
-    return MaskService(roster, board, beat_s=0.01)
-
-
-def caller(who: str) -> Caller:
-    key = identity(who)
-    context: Any = None
-    return Caller(Identity("lab", "client", who, key.public, 0.0, 1e12), "here", context)
 
 
 @pytest.mark.parametrize("ending", ["commit", "end", "leave"])

@@ -140,8 +140,8 @@ def freeze_round(db: sqlite3.Connection, key: Key) -> tuple[str, ...]:
 
 
 def commit_round(db: sqlite3.Connection, key: Key, model: bytes, packed: str, facts: Facts) -> bool:
-    """A frozen round is over and its model is the run's model; False when it was over before: the first model stands."""
-    where = "run=? AND round=? AND attempt=? AND state='closing'"
+    """A round is over and its model is the run's model; False when it was over before: the first word on it stands."""
+    where = "run=? AND round=? AND attempt=? AND state IN ('planned', 'open', 'closing')"
     change = f"UPDATE rounds SET state='committed', model=?, packed=?, facts=? WHERE {where}"
     return db.execute(change, (model, packed, json.dumps(facts), *key)).rowcount == 1
 
