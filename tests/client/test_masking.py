@@ -1,6 +1,5 @@
 """What a device keeps of a masked sum, for how long, and what its noise is charged as."""
 
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from tests.support.masked import names, terms
 from edgehold.client.keep import Keep, TaskKey
 from edgehold.client.masking import Masking
 from edgehold.client.outbox import Outbox, Parcel
+from edgehold.client.shelf import Shelf
 from edgehold.core.errors import Stale
 from edgehold.core.masks.noise import SharedNoise
 from edgehold.core.masks.upload import KIND
@@ -62,7 +62,7 @@ def masking(tmp_path: Path, keep: Any, **more: Any) -> Masking:
     who: Any = None
     given: dict[str, Any] = {"training": None, "bench": None, "accounts": None} | more
     outbox = Outbox(tmp_path / "outbox")
-    return Masking(keep, outbox, threading.Lock(), who, stall_s=1.0, **given)
+    return Masking(keep, outbox, Shelf(keep, outbox, set), who, stall_s=1.0, **given)
 
 
 def test_a_vector_masked_for_a_task_that_is_over_leaves_no_file(tmp_path: Path, keep: Keep) -> None:

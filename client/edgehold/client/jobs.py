@@ -25,6 +25,7 @@ from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.peers import Peers
 from edgehold.client.policy import Policy, PolicyFile
 from edgehold.client.refusals import for_the_log, for_the_server, names
+from edgehold.client.shelf import Shelf
 from edgehold.client.transfer import Upload, download, statement_of
 from edgehold.client.worker import Begun, Cancelled, Trained, TrainingThread, Workbench
 from edgehold.core.contract import Container
@@ -92,7 +93,7 @@ class Jobs:
         self._policy = policy
         self._keep = keep
         self._outbox = Outbox(home.outbox)
-        self._shelf = threading.Lock()
+        self._shelf = Shelf(keep, self._outbox, lambda: self._peers.kept())
         self._accounts = Accounts(home.ledger, config, policy)
         self._training = training
         self._who = who
@@ -103,7 +104,6 @@ class Jobs:
         )
         self._jobs: dict[TaskKey, Job] = {}
         self._side: set[asyncio.Task[Any]] = set()
-        self._tidy = False
         self._peers = Peers(config, keep, self._outbox, lambda: (who()[0], who()[1].mailbox), policy.current)
 
     def assigned(self, assignment: TaskAssignment) -> None:
@@ -133,33 +133,12 @@ class Jobs:
 
     async def resume(self) -> None:
         """Bring stored updates whose receipt never came to their end; called whenever the server is there again."""
-        for entry in await asyncio.to_thread(self._unsettled):
+        for entry in await asyncio.to_thread(self._shelf.unsettled):
             if entry.key not in self._jobs:
                 self._start(entry.key, self._settle(entry))
         for key, stored in await asyncio.to_thread(self._keep.unrevealed):
             if key not in self._jobs:
                 self._start(key, self._reveal(key, TaskAssignment.FromString(stored)))
-
-    def _unsettled(self) -> list[Stored]:
-        """Stored updates without a receipt. At first contact the outbox is put in order before any task is looked at: what
-        the power took is to be computed again if the server still wants it, and what nothing refers to goes.
-        """
-        entries = self._keep.unsettled()
-        if self._tidy:
-            return entries
-        whole = []
-        for entry in entries:
-            if self._outbox.holds(entry.parcel):
-                whole.append(entry)
-            else:
-                self._keep.retrain(entry.key)
-        self._outbox.sweep(self._wanted(whole))
-        self._tidy = True
-        return whole
-
-    def _wanted(self, unsettled: list[Stored]) -> set[bytes]:
-        """Digests of the files of the outbox that something still refers to."""
-        return {entry.parcel.digest for entry in unsettled} | self._peers.kept() | self._keep.masked_digests()
 
     async def close(self) -> None:
         """Stop everything where it is; what is on disk goes on at the next start."""
@@ -283,24 +262,14 @@ class Jobs:
         await self._peers.read(begun, decode)
 
     def _store(self, job: Job, done: Trained) -> Parcel:
-        with self._shelf:
-            parcel = self._outbox.write(Container.blocks(done.payload), done.kind, done.durable)
-            try:
-                self._policy.current().admit_length(parcel.length, "the update")
-                if self._keep.trained(job.key, parcel, done.local):
-                    return parcel
-            except FlError:
-                self._release(parcel)
-                raise
-            self._release(parcel)
-            raise Cancelled
+        def note(parcel: Parcel) -> bool:
+            self._policy.current().admit_length(parcel.length, "the update")
+            return self._keep.trained(job.key, parcel, done.local)
 
-    def _release(self, parcel: Parcel) -> None:
-        """Drop the file of an update, unless another task's update has the very same bytes. The shelf must be locked."""
-        if all(entry.parcel.digest != parcel.digest for entry in self._keep.unsettled()) and (
-            parcel.digest not in self._peers.kept()
-        ):
-            self._outbox.drop(parcel.digest)
+        parcel = self._shelf.put(Container.blocks(done.payload), done.kind, done.durable, note)
+        if parcel is None:
+            raise Cancelled
+        return parcel
 
     async def _body(self, assignment: TaskAssignment) -> bytes | memoryview:
         digest, length = assignment.base_digest, assignment.base_length
@@ -373,7 +342,7 @@ class Jobs:
         reach("receipt_not_recorded")
         await asyncio.to_thread(self._keep.acknowledge, job.key)
         reach("recorded")
-        await asyncio.to_thread(self._let_go, plain)
+        await asyncio.to_thread(self._shelf.counted, plain)
         seconds = round(time.monotonic() - began, 3)
         event(log, logging.INFO, "acknowledged", sequence=receipt.sequence, seconds=seconds, **names(assignment.id))
         if masked:
@@ -417,26 +386,9 @@ class Jobs:
             policy.admit_peers(assignment.method)
         return policy
 
-    def _let_go(self, parcel: Parcel) -> None:
-        with self._shelf:
-            if self._peers.kept():
-                # With a new letter an older one has had its time.
-                self._outbox.sweep(self._wanted(self._keep.unsettled()))
-            else:
-                self._release(parcel)
-
     async def _end(self, end: Callable[[TaskKey], None], key: TaskKey) -> None:
-        """Record the end of a task by `end`, a method of the keep, and only then let go of the update's file."""
-
-        def both() -> None:
-            with self._shelf:
-                entry, masked = self._keep.find(key), self._keep.masked(key)
-                end(key)
-                for parcel in (entry and entry.parcel, masked and masked[1]):
-                    if parcel:
-                        self._release(parcel)
-
-        await asyncio.to_thread(both)
+        """Record the end of a task by `end`, a method of the keep, and let go of its files."""
+        await asyncio.to_thread(self._shelf.end, end, key)
 
     def _refuse(self, task: TaskId, error: FlError) -> None:
         """Log why a task is not done, and tell the server."""

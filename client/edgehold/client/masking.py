@@ -6,7 +6,6 @@ where it was. What it refuses is an audit line in its log, and a second set of s
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -21,11 +20,12 @@ from edgehold.client.keep import Keep, TaskKey
 from edgehold.client.link import Link
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.refusals import names
+from edgehold.client.shelf import Shelf
 from edgehold.client.transfer import Backoff, closing, pause
 from edgehold.client.worker import TrainingThread, Workbench
 from edgehold.core.contract import Container, Payload
 from edgehold.core.crashpoints import reach
-from edgehold.core.errors import IdentityError, JournalError, MaskRefused, PeerGone, Stale, TransferError
+from edgehold.core.errors import IdentityError, JournalError, MaskRefused, PeerGone, TransferError
 from edgehold.core.keys import public_bytes
 from edgehold.core.logs import event
 from edgehold.core.masks.client import MaskClient
@@ -60,12 +60,10 @@ class Who(Protocol):
 
 
 class Masking:
-    """All masked sums of one client. shelf: held while a file of the outbox has no line in the keep yet; stall_s: a stream that
-    says nothing for so long is begun again.
-    """
+    """All masked sums of one client. stall_s: a stream that says nothing for so long is begun again."""
 
     def __init__(
-        self, keep: Keep, outbox: Outbox, shelf: threading.Lock, who: Who, training: TrainingThread, bench: Workbench,
+        self, keep: Keep, outbox: Outbox, shelf: Shelf, who: Who, training: TrainingThread, bench: Workbench,
         accounts: Accounts, stall_s: float,
     ) -> None:  # fmt: skip
         self._keep, self._outbox, self._shelf, self._who, self._stall_s = keep, outbox, shelf, who, stall_s
@@ -143,14 +141,14 @@ class Masking:
         if (noise := SharedNoise.of(terms)) is not None:
             vector = self._noised(assignment, noise, terms, len(machine.members), vector)
         blocks = (block.data for block in machine.mask(vector))
-        with self._shelf:
-            parcel = self._outbox.write(_framed(blocks), KIND, durable=True)
+
+        def note(parcel: Parcel) -> bool:
             reach("masked_not_stored")
-            try:
-                self._keep.mask(key, machine.dump(), parcel)
-            except Stale:
-                self._outbox.drop(parcel.digest)
-                raise
+            self._keep.mask(key, machine.dump(), parcel)
+            return True
+
+        parcel = self._shelf.put(_framed(blocks), KIND, True, note)
+        assert parcel is not None  # `note` raises where it is no longer wanted
         return parcel
 
     def _noised(
