@@ -59,8 +59,8 @@ class Signs:
 @dataclass(frozen=True)
 class Swing:
     """Masked votes: one member of a group is enough to turn all of it. The group's sum becomes what it would be if every device
-    in it voted as the liars wish. The law of the sum holds; to hit it, the liars must know the honest members' sum, which nobody
-    on a network does: the strongest case.
+    in it voted as the liars wish. The law of the sum holds; to hit it, the liars must know the honest members' sum, which
+    nobody on a network does: the strongest case.
 
     edges: of every layer, for rankings; empty for sign bits, of which all go against what the honest ones voted together.
     Rankings stand still, edges by their ids, in every round: nothing is learnt. turn: they are the honest ones upside down
