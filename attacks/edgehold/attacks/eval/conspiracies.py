@@ -59,14 +59,17 @@ class Signs:
 @dataclass(frozen=True)
 class Swing:
     """Masked votes: one member of a group is enough to turn all of it. The group's sum becomes what it would be if every device
-    in it voted for the opposite of what the honest ones voted together. The law of the sum holds; to hit it, the liars must
-    know the honest members' sum, which nobody on a network does: the strongest case.
+    in it voted as the liars wish. The law of the sum holds; to hit it, the liars must know the honest members' sum, which
+    nobody on a network does: the strongest case.
 
-    edges: of every layer, for rankings; empty for sign bits.
+    edges: of every layer, for rankings; empty for sign bits, of which all go against what the honest ones voted together.
+    Rankings stand still, edges by their ids, in every round: nothing is learnt. turn: they are the honest ones upside down
+    instead, which does less: two networks, each the other's complement, then learn in turns.
     """
 
     members: frozenset[str]
     edges: tuple[int, ...] = ()
+    turn: bool = False
 
     def put(self, view: GroupView) -> Array:
         """See the class."""
@@ -75,6 +78,8 @@ class Swing:
             # An even vote counts as the weight's own sign, as on the server.
             wanted: Array = np.where(2 * view.honest < everybody - len(view.liars), everybody, 0)
             return wanted - view.honest
-        layers = np.split(view.honest, np.cumsum(self.edges)[:-1])
-        turned = [everybody * (len(layer) - 1 - inverse(sorted_places(layer)).astype(np.int64)) for layer in layers]
-        return np.asarray(np.concatenate(turned) - view.honest)
+        ranked = [np.arange(edges, dtype=np.int64) for edges in self.edges]
+        if self.turn:
+            layers = np.split(view.honest, np.cumsum(self.edges)[:-1])
+            ranked = [len(layer) - 1 - inverse(sorted_places(layer)).astype(np.int64) for layer in layers]
+        return np.asarray(everybody * np.concatenate(ranked) - view.honest)

@@ -49,13 +49,15 @@ GROUPS: Mapping[str, Mapping[str, Any]] = {
     "three": {"group_least": 16, "group_most": 32},
     "one": {"group_least": 50, "group_most": 64},
 }
-CLEAR, CLEAN, VOTE, SWING, SAME = "none", "none", "vote", "swing", "same model"
+CLEAR, CLEAN, VOTE, SWING, TURN, SAME = "none", "none", "vote", "swing", "turn", "same model"
 MANY, FEW, SINGLE = 10, 2, 1
 ROWS = (
     (CLEAR, CLEAN, 0), (CLEAR, VOTE, MANY), ("six", CLEAN, 0), ("six", VOTE, MANY), ("six", SWING, SINGLE), ("six", SWING, FEW),
     ("six", SWING, MANY), ("three", SWING, FEW), ("one", SWING, SINGLE),
 )  # fmt: skip
 """(groups, lie, liars)"""
+TURNED = (("six", TURN, MANY), ("one", TURN, SINGLE))
+"""For FRL alone."""
 QUICK = (("six", CLEAN, 0), ("six", SWING, FEW), ("one", SWING, SINGLE))
 
 
@@ -64,7 +66,7 @@ def cells(options: Options) -> list[Cell]:
     found: list[Cell] = []
     for seed in range(options.seeds):
         for method in METHODS:
-            for groups, lie, liars in QUICK if options.quick else ROWS:
+            for groups, lie, liars in _rows(method, options):
                 found.append({"method": method, "groups": groups, "lie": lie, "liars": liars, "rounds": ROUNDS, "seed": seed})
             found.append({"method": method, "groups": "one", "lie": SAME, "liars": 0, "rounds": SHORT, "seed": seed})
         if not options.quick:
@@ -97,9 +99,9 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     swing: Swing | None = None
     if cell["lie"] == VOTE:
         conspiracy = Ranks(members, "reverse") if cell["method"] == "frl" else Signs(members, "invert_majority")
-    elif cell["lie"] == SWING:
+    elif cell["lie"] in (SWING, TURN):
         edges = tuple(layer.edges for layer in layers_of(own.schema, NAME)) if cell["method"] == "frl" else ()
-        swing = Swing(members, edges)
+        swing = Swing(members, edges, cell["lie"] == TURN)
     result = engine.run(plan, settings, fleet, own, conspiracy=conspiracy, sum_liars=swing)
     found = {"accuracy": result.rounds[-1]["accuracy"]}
     if cell["groups"] != CLEAR:
@@ -141,7 +143,7 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     rows = [
         [method, "in the clear" if groups == CLEAR else groups, lie, _share(liars), told(values(method, groups, lie, liars))]
         for method in METHODS
-        for groups, lie, liars in (QUICK if options.quick else ROWS)
+        for groups, lie, liars in _rows(method, options)
     ]
     title = f"digits, 64-128-128-10, {ROUNDS} rounds of all {CLIENTS} clients, mean +- sd"
     tables = [Table(title, ("method", "groups", "lie", "liars", "accuracy"), rows)]
@@ -161,6 +163,12 @@ def _noise(played: Sequence[Played]) -> Table:
     return Table(title, ("noise multiplier", f"epsilon of a device at delta {DELTA:g}", "accuracy"), rows)
 
 
+def _rows(method: str, options: Options) -> tuple[tuple[str, str, int], ...]:
+    if options.quick:
+        return QUICK
+    return ROWS + TURNED if method == "frl" else ROWS
+
+
 def _share(liars: int) -> str:
     return f"{100 * liars / CLIENTS:g} %"
 
@@ -170,8 +178,10 @@ NOTES = (
     f"{100 * liars_withstood(9):.1f} % of nine, {100 * liars_withstood(16):.1f} % of 16, {100 * liars_withstood(32):.1f} % of "
     "32. Two liars spoil two groups of six at most; ten spoil most of them, and nothing is promised.",
     "vote: every liar sends a lawful vote, the opposite of what the liars would vote together. "
-    "swing: one liar in a group is enough to turn its whole sum, which stays lawful as a sum. To hit the law the liars must "
-    "know the sum of the honest members, which nobody on a network does: the strongest case.",
+    "swing: one liar in a group is enough to make its whole sum say what it wants, which stays lawful as a sum: FRL's edges "
+    "stand in the order of their ids in every round, HideNseek's signs go against the honest majority of the group. turn: FRL's "
+    "sum is the honest ranking upside down; two networks, each the other's complement, then learn in turns. To hit the law the "
+    "liars must know the sum of the honest members, which nobody on a network does: the strongest case.",
     "Six groups: median per entry. Three groups, and one: all votes added up, so that one liar decides for its whole group.",
     "Noise: each device clips its change to the norm and brings a share of Skellam noise; the sum carries the multiplier times "
     "the norm as its deviation even if only t + 1 of the members survive. Nobody vanished here, and no helper was assumed. A "
