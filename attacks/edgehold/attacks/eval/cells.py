@@ -8,8 +8,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -40,9 +41,11 @@ def play_all(name: str, cells: Sequence[Cell], data: Path | None, keep: Path | N
     commit = code()
     known = _found(keep / f"{name}.jsonl") if keep else {}
     left = [cell for cell in cells if key(cell) not in known]
-    with progress(name, len(cells), "cells", len(cells) - len(left)) as tell:
+    playing = spread(partial(_play, name, data=data), left, min(workers, len(left)))
+    # Closed at once when Ctrl-C comes: else the processes would go on with all that is left.
+    with progress(name, len(cells), "cells", len(cells) - len(left)) as tell, closing(playing):
         done = len(cells) - len(left)
-        for cell, (value, seconds) in spread(partial(_play, name, data=data), left, min(workers, len(left))):
+        for cell, (value, seconds) in playing:
             played = Played(cell, value, seconds, commit)
             known[key(cell)] = played
             if keep:
@@ -68,7 +71,7 @@ def code() -> str:
         return version("edgehold")
 
 
-def spread(work: Callable[[Cell], Any], cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Any]]:
+def spread(work: Callable[[Cell], Any], cells: Sequence[Cell], workers: int) -> Generator[tuple[Cell, Any], None, None]:
     """Every cell with what `work` makes of it, as they come: in this process, or in so many others of one thread each.
 
     work: picklable where workers is above 1.

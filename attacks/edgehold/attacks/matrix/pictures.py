@@ -31,12 +31,12 @@ class Picture:
 def pictures(grid: Grid, judged: Judged) -> list[Picture]:
     """Those for which there is something to show."""
     found = []
-    if any(one.value for one in judged.worst):
+    if any(one.value for one in _at_first(grid, judged.worst)):
         alt = "Lowest mean accuracy of every defence over the attacks that work, with intervals: " + ", ".join(
             f"{one.defence} on {one.data} {one.value.mean:.2f}" for one in _at_first(grid, judged.worst) if one.value
         )
         found.append(_both("worst", "Worst case of every defence", alt, lambda figure, ink: _worst(figure, ink, grid, judged)))
-    if judged.verdicts:
+    if any(one.value and one.share == grid.matrix.matrix.shares[0] for one in judged.verdicts):
         alt = "Heat map of the mean score of every defence (rows) under every attack (columns); the table has the numbers"
         found.append(_both("heat", "Score by defence and attack", alt, lambda figure, ink: _heat(figure, ink, grid, judged)))
     curves = _curves(grid, judged)
@@ -83,7 +83,7 @@ def _ends(one: Estimate) -> list[list[float]]:
 
 def _worst(figure: Any, ink: str, grid: Grid, judged: Judged) -> None:
     """A dot with its interval per defence; hollow, nobody lies."""
-    places = list(grid.data)
+    places = [data for data in grid.data if any(one.data == data and one.value for one in _at_first(grid, judged.worst))]
     here = {data: [one for one in _at_first(grid, judged.worst) if one.data == data and one.value] for data in places}
     rows = max(len(found) for found in here.values())
     figure.set_size_inches(3.9 * len(places) + 0.6, 0.27 * rows + 1.1)
@@ -102,7 +102,7 @@ def _worst(figure: Any, ink: str, grid: Grid, judged: Judged) -> None:
 
 def _heat(figure: Any, ink: str, grid: Grid, judged: Judged) -> None:
     first = grid.matrix.matrix.shares[0]
-    places = list(grid.data)
+    places = [data for data in grid.data if any((v.data, v.share) == (data, first) and v.value for v in judged.verdicts)]
     attacks = list(grid.attacks)
     figure.set_size_inches(0.62 * len(attacks) + 2.6, (0.25 * len(grid.defences) + 1.5) * len(places))
     for axes, data in zip(figure.subplots(len(places), 1, squeeze=False)[:, 0], places, strict=True):

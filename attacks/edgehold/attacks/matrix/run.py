@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,10 @@ def play_all(grid: Grid, text: str, store: Store, data: Path | None, workers: in
     done, stopped = len(cells) - len(left), False
     work = partial(attempt, data=data)
     try:
-        with progress(grid.matrix.matrix.name, len(cells), "cells", done) as tell:
-            for cell, outcome in _on_ray(ray, left, data) if ray else spread(work, left, min(workers, len(left))):
+        playing = _on_ray(ray, left, data) if ray else spread(work, left, min(workers, len(left)))
+        # Closed at once when Ctrl-C comes: else the processes would go on with all that is left.
+        with progress(grid.matrix.matrix.name, len(cells), "cells", done) as tell, closing(playing):
+            for cell, outcome in playing:
                 store.keep(cell, outcome)
                 done += 1
                 tell(done, _said(cell, outcome))
@@ -56,7 +59,7 @@ def _said(cell: Cell, outcome: Outcome) -> str:
     return f"{cell['data']} {cell['defence']} {cell['attack']} seed {cell['seed']} {came}"
 
 
-def _on_ray(address: str, cells: Sequence[Cell], data: Path | None) -> Iterator[tuple[Cell, Outcome]]:
+def _on_ray(address: str, cells: Sequence[Cell], data: Path | None) -> Generator[tuple[Cell, Outcome], None, None]:
     """As `spread`, on every processor of a cluster; nodes need this package, and the data in the same place."""
     import ray
 
