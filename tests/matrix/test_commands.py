@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.matrix.conftest import SMALL, Interrupt, made_up
+from tests.support.small_matrix import SMALL, Interrupt, made_up
 
 from edgehold.attacks.eval.app import main
 from edgehold.attacks.eval.cells import Cell

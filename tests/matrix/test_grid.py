@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.matrix.conftest import SMALL
+from tests.support.small_matrix import SMALL
 
 from edgehold.attacks.eval.cells import key
 from edgehold.attacks.matrix.grid import Grid, liars_of
@@ -109,3 +109,14 @@ def test_quick_is_as_wide_as_it_says(tmp_path: Path) -> None:
 def test_a_matrix_that_is_neither_a_file_nor_ready() -> None:
     with pytest.raises(ConfigError, match='did you mean "quick"'):
         text_of("quikc")
+
+
+def test_the_file_in_the_page_is_legal() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "matrix.md").read_text(encoding="utf-8")
+    made = grid(page.split("```toml\n")[1].split("```")[0])
+    assert list(made.defences) == ["average", "median", "nnm+trimmed_mean", "votes"]
+    assert (made.attacks["strong"].card.name, made.attacks["strong"].options, made.attacks["strong"].bar) == (
+        "alie",
+        {"z": 3.0},
+        0.05,
+    )

@@ -70,14 +70,14 @@ class Grid:
             matrix.granted.grant(one.card.needs, f"attack {one.label}")
         self._sweeps()
         self._unused()
-        for cell in self._first():
+        for cell in self.cells(1):
             checked(cell)
 
-    def cells(self) -> list[Cell]:
-        """Every cell once: neighbours share their data, so that a process loads little."""
+    def cells(self, seeds: int = 0) -> list[Cell]:
+        """Every cell once: neighbours share their data, so that a process loads little. seeds: 0: those of the matrix."""
         found: dict[str, Cell] = {}
         for data, share, defences, attacks in self._parts():
-            for seed in range(self.matrix.matrix.seeds):
+            for seed in range(seeds or self.matrix.matrix.seeds):
                 for defence in defences:
                     for attack in (CLEAN, *attacks):
                         for one in self._pair(data, share, defence, attack, seed):
@@ -146,9 +146,6 @@ class Grid:
                     if not sweep.data or data in sweep.data:
                         guards = [AVERAGE, *(name for name in sweep.defences or self.defences if name != AVERAGE)]
                         yield data, share, guards, sweep.attacks or list(self.attacks)
-
-    def _first(self) -> list[Cell]:
-        return [cell for cell in self.cells() if cell["seed"] == 0]
 
     def _absent(self, name: str, folder: Path | None) -> bool:
         if name not in self.matrix.data:

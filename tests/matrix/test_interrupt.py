@@ -1,0 +1,34 @@
+"""Ctrl-C on a matrix that several processes play."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.support.small_matrix import SMALL
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_processes_and_not_with_what_is_left(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(SMALL.replace("seeds = 2", "seeds = 500"))
+    command = [sys.executable, "-m", "edgehold.attacks.eval", "matrix", "long.toml", "--workers", "2"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"COLUMNS": "80"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stderr is not None
+        parent.stderr.readline()  # the first cell is finished, so the others are being played
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.send_signal(signal.SIGINT)
+        try:
+            _, said = parent.communicate(timeout=90)  # 4,500 cells would take many minutes
+        finally:
+            parent.kill()
+    assert parent.returncode == 130, said
+    assert "the same command goes on: fl-eval matrix long.toml --out matrix-small" in said
+    assert (tmp_path / "matrix-small" / "report.html").is_file()
+    gone, alive = psutil.wait_procs(children, timeout=30)
+    assert len(gone) >= 2
+    assert not alive
