@@ -124,7 +124,7 @@ def test_the_page_holds_every_figure_and_asks_nobody(small: Path, fake: list[Cel
     assert links
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
     assert all(re.search(r'alt="[^"]{20,}"', tag) for tag in re.findall(r"<img [^>]*>", page))
-    assert page.count("<img ") == 3  # worst case, heat map, curves
+    assert page.count("<img ") == 6  # worst case, heat map, curves, each in light and dark
     anchors = {link for link in links if link.startswith("#")}
     assert all(f'id="{link[1:]}"' in page for link in anchors)
     with (out / "cells.csv").open() as file:

@@ -1,9 +1,11 @@
 """A small matrix, and facts of its cells that are made up instead of played."""
 
 import hashlib
+import os
 from collections.abc import Callable
 
 from edgehold.attacks.eval.cells import Cell, key
+from edgehold.attacks.matrix.play import Outcome
 
 SMALL = """
 [matrix]
@@ -36,3 +38,10 @@ def made_up(cell: Cell) -> dict[str, float]:
         "accuracy": value, "recall": value, "resisted": value, "resisted_bars": value, "bytes_up": 9.0, "bytes_down": 8.0,
         "refused": 0.0,
     }  # fmt: skip
+
+
+def deadly(cell: Cell) -> Outcome:
+    """Kills its own process at one cell."""
+    if (cell["defence"], cell["attack"], cell["seed"]) == ("krum", "alie", 0):
+        os._exit(9)
+    return Outcome(made_up(cell), 0.1, "abc1234")

@@ -10,8 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgehold.attacks.matrix.grid import AVERAGE, CLEAN, Grid
-from edgehold.attacks.matrix.judge import Judged, Row, judge, leader, liars_told, tracebacks
+import msgspec
+
+from edgehold.attacks.matrix.grid import AVERAGE, Grid
+from edgehold.attacks.matrix.judge import Judged, Row, judge, liars_told, tracebacks
 from edgehold.attacks.matrix.pictures import Picture, pictures
 from edgehold.attacks.matrix.plan import parse
 from edgehold.attacks.matrix.store import Store
@@ -51,7 +53,7 @@ def write(folder: Path, inversions: Sequence[Path] = ()) -> Report:
     try:
         for one in drawn:
             (folder / f"{one.name}.png").write_bytes(one.light)
-        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(_lines(facts), encoding="utf-8")
         _table(folder / CELLS, _cell_rows(judged.rows))
         _table(folder / VERDICTS, [_verdict_row(one) for one in judged.verdicts])
         (folder / PAGE).write_text(html(grid, judged, drawn, facts, shown), encoding="utf-8")
@@ -64,14 +66,19 @@ def facts_of(grid: Grid, judged: Judged) -> dict[str, Any]:
     """Everything that the same matrix gives again, and beside it processor seconds, which it does not."""
     head = grid.matrix.matrix
     return {
-        "matrix": head.name, "digest": grid.matrix.digest, "version": version("edgehold"), "seeds": head.seeds,
+        "matrix": head.name, "settings": msgspec.to_builtins(grid.matrix), "digest": grid.matrix.digest,
+        "version": version("edgehold"), "seeds": head.seeds,
         "knowledge": head.knowledge, "commits": sorted({row.outcome.commit for row in judged.rows}),
         "left_out": list(grid.missing), "cells": len(judged.rows), "waiting": judged.waiting, "failed": len(judged.failed),
         "attacks": [_threat(grid, label) for label in grid.attacks],
         "verdicts": [asdict(one) for one in judged.verdicts], "worst": [asdict(one) for one in judged.worst],
         "comparisons": [asdict(one) for one in judged.comparisons], "prices": [asdict(one) for one in judged.prices],
-        "runs": [{"digest": row.digest, **row.cell, "facts": dict(row.outcome.facts), "seconds": round(row.outcome.seconds, 3),
-                  "commit": row.outcome.commit, "error": tracebacks(row.outcome.error)} for row in judged.rows],
+        "runs": [
+            {"digest": row.digest, **{name: row.cell[name] for name in ("data", "defence", "attack", "liars", "seed")},
+             "clients": row.cell["honest"] + row.cell["liars"], "facts": dict(row.outcome.facts),
+             "seconds": round(row.outcome.seconds, 3), "commit": row.outcome.commit, "error": tracebacks(row.outcome.error)}
+            for row in judged.rows
+        ],
     }  # fmt: skip
 
 
@@ -83,20 +90,21 @@ def html(
 
     home = files("edgehold.attacks.matrix")
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"told": told, "points": points, "image": image, "percent": lambda one: f"{100 * one:.0f} %"}
+    made.filters |= {"told": told, "points": points, "image": image}
     head = grid.matrix.matrix
     first = head.shares[0]
     heat = {(v.data, v.defence, v.attack): v for v in judged.verdicts if v.share == first}
     return made.from_string((home / "page.html.j2").read_text(encoding="utf-8")).render(
         grid=grid, head=head, judged=judged, facts=facts, pictures={one.name: one for one in drawn}, heat=heat, first=first,
-        average=AVERAGE, clean=CLEAN, style=(home / "page.css").read_text(encoding="utf-8"), liars=liars_told,
-        rows=judged.rows, leader=leader(judged.worst, first), inversions=shown, tracebacks=tracebacks, measured=MEASURED,
-        calls=facts["calls"], colour=colour, granted=grid.matrix.granted, names=FACT_NAMES,
+        average=AVERAGE, style=(home / "page.css").read_text(encoding="utf-8"), liars=liars_told,
+        rows=judged.rows, inversions=shown, tracebacks=tracebacks, measured=MEASURED,
+        calls=facts["calls"], colour=colour, granted=grid.matrix.granted,
+        places=list(dict.fromkeys((one.data, one.share) for one in judged.worst)),
     )  # fmt: skip
 
 
 def told(one: Estimate | None) -> str:
-    """ "0.853 [0.841, 0.862]"."""
+    """A mean and its interval, in thousandths."""
     return f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" if one else "-"
 
 
@@ -113,6 +121,22 @@ def image(png: bytes) -> str:
 def colour(value: float) -> str:
     """Background of a score from 0 (red) over yellow to 1 (green)."""
     return f"hsl({round(120 * min(1.0, max(0.0, value)))} 65% 72%)"
+
+
+def _lines(facts: Mapping[str, Any]) -> str:
+    """JSON with one line per entry of each list: small, and still fit for a difference of two reports."""
+    parts = []
+    for name, value in facts.items():
+        many = isinstance(value, list) and value and isinstance(value[0], dict)
+        told = "[\n" + ",\n".join(json.dumps(_rounded(one)) for one in value) + "\n]" if many else json.dumps(value)
+        parts.append(f"{json.dumps(name)}: {told}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _threat(grid: Grid, label: str) -> dict[str, Any]:

@@ -67,9 +67,18 @@ def _both(name: str, title: str, alt: str, draw: Callable[[Any, str], None]) -> 
         with matplotlib.rc_context(style):
             figure, out = Figure(layout="constrained"), BytesIO()
             draw(figure, ink)
-            figure.savefig(out, dpi=DPI, format="png", metadata={"Software": None})
-            made[theme] = out.getvalue()
+            figure.savefig(out, dpi=DPI, format="png")
+            made[theme] = _small(out)
     return Picture(name, title, alt, made["light"], made["dark"])
+
+
+def _small(png: BytesIO) -> bytes:
+    """The same with a palette: a third of the bytes."""
+    from PIL import Image
+
+    out = BytesIO()
+    Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def _at_first(grid: Grid, worst: Sequence[Worst]) -> list[Worst]:
@@ -82,7 +91,7 @@ def _ends(one: Estimate) -> list[list[float]]:
 
 
 def _worst(figure: Any, ink: str, grid: Grid, judged: Judged) -> None:
-    """A dot with its interval per defence; hollow, nobody lies."""
+    """A dot with its interval per defence; hollow, nobody lies. In brackets: attacks counted, where not all fit."""
     places = [data for data in grid.data if any(one.data == data and one.value for one in _at_first(grid, judged.worst))]
     here = {data: [one for one in _at_first(grid, judged.worst) if one.data == data and one.value] for data in places}
     rows = max(len(found) for found in here.values())
@@ -95,8 +104,8 @@ def _worst(figure: Any, ink: str, grid: Grid, judged: Judged) -> None:
             axes.errorbar(one.value.mean, at, xerr=_ends(one.value), fmt="o", color=colour, capsize=3, markersize=5)
             if one.clean:
                 axes.plot(one.clean.mean, at, "o", markerfacecolor="none", markeredgecolor=ink, markersize=5)
-        axes.set(xlim=(0, 1), title=data, xlabel="accuracy: worst attack (filled), nobody lies (hollow)")
-        axes.set_yticks(range(len(found)), [one.defence for one in found])
+        axes.set(xlim=(0, 1), title=data, xlabel="accuracy (hollow: nobody lies)")
+        axes.set_yticks(range(len(found)), [f"{one.defence} ({one.counted})" if one.missed else one.defence for one in found])
         axes.grid(axis="x", alpha=0.3)
 
 

@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from edgehold.attacks.eval.cells import Cell, key, spread
+from edgehold.attacks.eval.cells import Cell, code, key, spread
 from edgehold.attacks.eval.screen import progress
 from edgehold.attacks.matrix.grid import Grid
 from edgehold.attacks.matrix.play import Outcome, attempt
@@ -36,7 +38,7 @@ def play_all(grid: Grid, text: str, store: Store, data: Path | None, workers: in
     done, stopped = len(cells) - len(left), False
     work = partial(attempt, data=data)
     try:
-        playing = _on_ray(ray, left, data) if ray else spread(work, left, min(workers, len(left)))
+        playing = _on_ray(ray, left, data) if ray else here(work, left, min(workers, len(left)))
         # Closed at once when Ctrl-C comes: else the processes would go on with all that is left.
         with progress(grid.matrix.matrix.name, len(cells), "cells", done) as tell, closing(playing):
             for cell, outcome in playing:
@@ -57,6 +59,32 @@ def play_all(grid: Grid, text: str, store: Store, data: Path | None, workers: in
 def _said(cell: Cell, outcome: Outcome) -> str:
     came = "FAILED" if outcome.error else f"accuracy {outcome.facts['accuracy']:.3f}"
     return f"{cell['data']} {cell['defence']} {cell['attack']} seed {cell['seed']} {came}"
+
+
+def here(
+    work: Callable[[Cell], Outcome], cells: Sequence[Cell], workers: int
+) -> Generator[tuple[Cell, Outcome], None, None]:  # fmt: skip
+    """As `spread`, and a process that ends (out of memory) costs one cell: those that it may have been at are tried alone."""
+    left = {key(cell): cell for cell in cells}
+    while left:
+        try:
+            with closing(spread(work, list(left.values()), min(workers, len(left)))) as playing:
+                for cell, outcome in playing:
+                    del left[key(cell)]
+                    yield cell, outcome
+        except BrokenProcessPool:
+            # Cells are begun in order, so that the lost ones are among the first.
+            for cell in list(left.values())[:workers]:
+                del left[key(cell)]
+                yield cell, _alone(work, cell)
+
+
+def _alone(work: Callable[[Cell], Outcome], cell: Cell) -> Outcome:
+    try:
+        (found,) = spread(work, [cell], 2)  # 2: in a process of its own, never in this one
+    except BrokenProcessPool:
+        return Outcome({}, 0.0, code(), "the process that played this cell ended; was it out of memory?")
+    return cast(Outcome, found[1])
 
 
 def _on_ray(address: str, cells: Sequence[Cell], data: Path | None) -> Generator[tuple[Cell, Outcome], None, None]:
