@@ -224,3 +224,64 @@ def test_the_same_matrix_gives_the_same_facts(tmp_path: Path) -> None:
     assert len(by_place) == found[0]["cells"] == 17
     lied = [(defence, attack) for defence, attack in by_place if attack != "none"]
     assert all(by_place[place] != by_place[place[0], "none"] for place in lied)  # every lie changed something
+
+
+class Cluster:
+    """Stands for Ray where it is not installed: the calls that are made, and one cell whose process is lost."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.up = False
+
+    def init(self, address: str | None, **how: Any) -> None:
+        if address == "nobody:1":
+            raise ConnectionError("refused")
+        self.up, self.address = True, address
+
+    def remote(self, **how: Any) -> Any:
+        assert how["num_cpus"] == 1
+        assert how["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "1"
+        cluster = self
+
+        def wrap(work: Any) -> Any:
+            class Handle:
+                @staticmethod
+                def remote(cell: Cell, data: Any) -> int:
+                    cluster.asked.append((work, cell, data))
+                    return len(cluster.asked) - 1
+
+            return Handle
+
+        return wrap
+
+    def wait(self, waiting: list[int], num_returns: int) -> tuple[list[int], list[int]]:
+        return waiting[-1:], waiting[:-1]
+
+    def get(self, one: int) -> play.Outcome:
+        work, cell, data = self.asked[one]
+        if one == 3:
+            raise self.exceptions.RayError("node died")
+        done: play.Outcome = work(cell, data)
+        return done
+
+    def shutdown(self) -> None:
+        self.up = False
+
+
+def test_cells_go_to_a_cluster_and_a_lost_one_is_told(
+    small: Path, fake: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    cluster = Cluster()
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    done = call("matrix", small, "--out", tmp_path / "out", "--ray", "10.0.0.7:6379")
+    assert done.exit_code == 3, done.output
+    assert (cluster.address, cluster.up, len(cluster.asked)) == ("10.0.0.7:6379", False, CELLS)
+    assert "node died" in (tmp_path / "out" / "report.html").read_text()
+    assert call("matrix", small, "--out", tmp_path / "out", "--workers", "1").exit_code == 0
+    refused = call("matrix", small, "--out", tmp_path / "other", "--ray", "nobody:1")
+    assert refused.exit_code == 1
+    assert "no cluster answers there" in refused.stderr

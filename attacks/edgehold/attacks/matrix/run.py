@@ -93,7 +93,7 @@ def _on_ray(address: str, cells: Sequence[Cell], data: Path | None) -> Generator
 
     try:
         ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones, too, where its processes do not come up in time
         raise ConfigError(f"--ray {address}: no cluster answers there: {error}", field="ray") from None
     try:
         # One thread per cell: sums repeat, and cells do not fight for cores.
