@@ -135,8 +135,9 @@ def test_a_defence_is_not_credited_with_an_attack_that_does_not_work(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     def idle(cell: Cell, data: Any) -> play.Outcome:
-        facts = made_up(cell)
-        return play.Outcome(facts | ({"accuracy": 0.93} if cell["attack"] == "alie" else {}), 0.1, "abc1234")
+        # It spares the average and hurts everybody else: still nobody is judged by it.
+        alie = {"accuracy": 0.93 if cell["defence"] == "average" else 0.1} if cell["attack"] == "alie" else {}
+        return play.Outcome(made_up(cell) | alie, 0.1, "abc1234")
 
     monkeypatch.setattr(run, "attempt", idle)
     out = tmp_path / "out"
@@ -146,7 +147,8 @@ def test_a_defence_is_not_credited_with_an_attack_that_does_not_work(
     assert words["krum", "alie"] == words["median", "alie"] == words["average", "alie"] == "no effect"
     assert words["krum", "sign_flip"] != "no effect"
     assert {one["attack"] for one in facts["worst"]} == {"sign_flip"}
-    assert "no effect" in (out / "report.html").read_text()
+    assert [one["hurt"] for one in facts["worst"]] == [[], ["alie"], ["alie"]]
+    assert "hurts it" in (out / "report.html").read_text()
 
 
 def test_what_was_read_back_from_updates_is_shown(small: Path, fake: list[Cell], tmp_path: Path) -> None:

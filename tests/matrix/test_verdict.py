@@ -78,6 +78,13 @@ def test_figures_by_hand() -> None:
     assert (told.loss.low, told.loss.mean, told.loss.high) == pytest.approx((0.1, 0.15, 0.2))
 
 
+def test_an_attack_that_the_average_withstands_may_hurt_a_defence() -> None:
+    level = {0: 0.92, 1: 0.90}
+    for value, hurt in (({0: 0.6, 1: 0.7}, True), ({0: 0.88, 1: 0.86}, False), ({0: 0.6, 1: 0.95}, False)):
+        told = verdict(PLACE, "accuracy", 0.05, value=value, baseline=level, ceiling=level, clean={0: 0.9, 1: 0.9})
+        assert (told.word, told.credited, told.hurt) == ("no effect", False, hurt)
+
+
 def test_only_seeds_that_all_have_are_compared() -> None:
     scores = {0: 0.9, 1: 0.9, 2: 0.9}
     told = verdict(PLACE, "accuracy", 0.05, value={1: 0.8}, baseline={0: 0.1, 1: 0.3, 2: 0.1}, ceiling=scores, clean=scores)

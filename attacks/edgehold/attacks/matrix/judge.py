@@ -25,7 +25,8 @@ class Row:
 class Worst:
     """A defence at its worst among the attacks that work and that it met. attack: empty where none did; clean: nobody lies.
 
-    counted: the attacks it is the worst of; missed: those that work but that its updates cannot carry.
+    counted: the attacks it is the worst of; missed: those that work but that its updates cannot carry. hurt: attacks that do not
+    work on the average and yet cost this defence; they are not among the counted.
     """
 
     data: str
@@ -37,6 +38,7 @@ class Worst:
     undefended: Estimate | None
     counted: int
     missed: int
+    hurt: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +130,19 @@ class _Ledger:
         calm = estimate(np.array(list(clean.values()))) if clean else None
         # Lies that only fit votes cannot be missed by whoever is sent none.
         working = {v.attack for v in here if self._grid.attacks[v.attack].control == v.attack}
+        hurt = [
+            v.attack
+            for v in verdicts
+            if (v.data, v.share, v.defence, v.metric) == (data, share, defence, "accuracy") and v.hurt
+        ]
         missed = len(working - {v.attack for v in mine})
         table = [self.scores(data, share, defence, v.attack, "accuracy") for v in mine]
         seeds = sorted(set.intersection(*map(set, table))) if table else []
         if not seeds:
-            return Worst(data, share, defence, "", None, calm, None, 0, missed)
+            return Worst(data, share, defence, "", None, calm, None, 0, missed, hurt)
         low = min(mine, key=lambda v: v.value.mean if v.value else 1.0)
         value = estimate(np.array([[scores[seed] for seed in seeds] for scores in table]), worst_of)
-        return Worst(data, share, defence, low.attack, value, calm, low.baseline, len(mine), missed)
+        return Worst(data, share, defence, low.attack, value, calm, low.baseline, len(mine), missed, hurt)
 
     def comparisons(self, verdicts: Sequence[Verdict], worst: Sequence[Worst]) -> list[Comparison]:
         """Every defence against none, and against the one that is best at its worst; at the first share of the matrix."""

@@ -164,7 +164,7 @@ def _cell_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _verdict_row(one: Verdict) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in asdict(one).items():
-        if name in ("value", "baseline", "ceiling", "clean", "fall", "gain", "loss"):
+        if name in ("value", "baseline", "ceiling", "clean", "fall", "gain", "loss", "own"):
             for part in ("mean", "low", "high"):
                 row[f"{name}_{part}"] = "" if value is None else value[part]
         else:

@@ -61,8 +61,8 @@ class Verdict:
     """A defence under an attack, for one data set and share of liars. All scores: higher is better for the defence.
 
     metric: what is scored. value: this defence under the attack. baseline: no defence under the attack. ceiling: no defence,
-    no attack. clean: this defence, no attack. fall: ceiling - baseline; gain: value - baseline; loss: ceiling - value, all
-    paired by seed. bar: what `fall` must be for the attack to count; works: whether it is, and clearly above 0.
+    no attack. clean: this defence, no attack. fall: ceiling - baseline; gain: value - baseline; loss: ceiling - value; own: clean -
+    value, all paired by seed. bar: what `fall` must be for the attack to count; works: whether it is, and clearly above 0.
     word: "no effect" where the attack does not work here; else "holds" (loss at most the bar), "falls" (no clear gain),
     "partly"; "failed": too little was played to say. Estimates are None then.
     """
@@ -82,6 +82,12 @@ class Verdict:
     fall: Estimate | None = None
     gain: Estimate | None = None
     loss: Estimate | None = None
+    own: Estimate | None = None
+
+    @property
+    def hurt(self) -> bool:
+        """Whether an attack that the average withstands costs this defence at least the bar against its own clean run."""
+        return not self.works and self.own is not None and self.own.mean >= self.bar and self.own.low > 0
 
     @property
     def credited(self) -> bool:
@@ -105,6 +111,7 @@ def verdict(
     if not seeds or fall is None:
         return Verdict(*place, metric, bar, works, "failed", fall=fall)
     gain, loss = _paired(value, baseline, seeds), _paired(ceiling, value, seeds)
+    own = _paired(clean, value, seeds)
     assert gain is not None
     assert loss is not None
     word: Word
@@ -115,7 +122,7 @@ def verdict(
     else:
         word = "partly" if gain.low > 0 else "falls"
     told, under, best, calm = (estimate(np.array([one[seed] for seed in seeds])) for one in (value, baseline, ceiling, clean))
-    return Verdict(*place, metric, bar, works, word, told, under, best, calm, fall, gain, loss)
+    return Verdict(*place, metric, bar, works, word, told, under, best, calm, fall, gain, loss, own)
 
 
 def _paired(one: Scores, other: Scores, seeds: Sequence[int]) -> Estimate | None:
