@@ -25,8 +25,8 @@ class Row:
 class Worst:
     """A defence at its worst among the attacks that work and that it met. attack: empty where none did; clean: nobody lies.
 
-    counted: the attacks it is the worst of; missed: those that work but that its updates cannot carry. hurt: attacks that do not
-    work on the average and yet cost this defence; they are not among the counted.
+    counted: the attacks it is the worst of; missed: those that work but that its updates cannot carry. hurt: attacks that
+    do not work on the average and yet cost this defence; they are not among the counted.
     """
 
     data: str
