@@ -62,7 +62,8 @@ class Verdict:
 
     metric: what is scored. value: this defence under the attack. baseline: no defence under the attack. ceiling: no defence,
     no attack. clean: this defence, no attack. fall: ceiling - baseline; gain: value - baseline; loss: ceiling - value; own:
-    clean - value; all paired by seed. bar: what `fall` must be for the attack to count; works: whether it is, and clearly above 0.
+    clean - value; all paired by seed. bar: what `fall` must be for the attack to count; works: whether it is, and clearly
+    above 0.
     word: "no effect" where the attack does not work here; else "holds" (loss at most the bar), "falls" (no clear gain),
     "partly"; "failed": too little was played to say. Estimates are None then.
     """
