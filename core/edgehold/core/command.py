@@ -17,8 +17,8 @@ version_option = click.version_option(None, "--version", package_name="edgehold"
 
 EXTRAS = {
     "grpc_health": "server", "prometheus_client": "server", "rich": "server", "torch": "train", "sklearn": "eval",
-    "matplotlib": "eval", "psutil": "eval", "PIL": "tables", "pyarrow": "tables",
-    "onnx": "export", "onnxscript": "export", "onnxruntime": "device",
+    "jinja2": "eval", "matplotlib": "eval", "psutil": "eval", "scipy": "eval", "ray": "ray",
+    "PIL": "tables", "pyarrow": "tables", "onnx": "export", "onnxscript": "export", "onnxruntime": "device",
 }  # fmt: skip
 """Module -> the extra that brings it."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from edgehold.attacks.eval import cells, reproductions
 from edgehold.attacks.eval.bars import Table, aligned, markdown
+from edgehold.attacks.matrix import commands as matrices
 from edgehold.core.command import Commands, as_json_option, version_option
 from edgehold.core.config import parse_toml
 from edgehold.core.errors import ConfigError
@@ -38,12 +39,17 @@ def main() -> None:
       fl-eval facts sim
       fl-eval audit --method dp_ef_sgd --runs 5
       fl-eval attacks
+      fl-eval matrix quick
       fl-eval invert --transcript run.sqlite --task ENTRY --attack sparse --out images
 
     \b
     Exit codes: 0 fine, 1 refused or failed (one line says why), 2 wrong usage,
-    3 a bar does not hold.
+    3 a bar does not hold, or a cell crashed.
     """
+
+
+main.add_command(matrices.matrix)
+main.add_command(matrices.report)
 
 
 def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:

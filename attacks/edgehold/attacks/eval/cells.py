@@ -8,9 +8,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -39,9 +41,11 @@ def play_all(name: str, cells: Sequence[Cell], data: Path | None, keep: Path | N
     commit = code()
     known = _found(keep / f"{name}.jsonl") if keep else {}
     left = [cell for cell in cells if key(cell) not in known]
-    with progress(name, len(cells), "cells", len(cells) - len(left)) as tell:
+    playing = spread(partial(_play, name, data=data), left, min(workers, len(left)))
+    # Closed at once when Ctrl-C comes: else the processes would go on with all that is left.
+    with progress(name, len(cells), "cells", len(cells) - len(left)) as tell, closing(playing):
         done = len(cells) - len(left)
-        for cell, value, seconds in _run(name, left, data, min(workers, len(left))):
+        for cell, (value, seconds) in playing:
             played = Played(cell, value, seconds, commit)
             known[key(cell)] = played
             if keep:
@@ -67,10 +71,14 @@ def code() -> str:
         return version("edgehold")
 
 
-def _run(name: str, cells: Sequence[Cell], data: Path | None, workers: int) -> Iterator[tuple[Cell, dict[str, float], float]]:
+def spread(work: Callable[[Cell], Any], cells: Sequence[Cell], workers: int) -> Generator[tuple[Cell, Any], None, None]:
+    """Every cell with what `work` makes of it, as they come: in this process, or in so many others of one thread each.
+
+    work: picklable where workers is above 1.
+    """
     if workers <= 1:
         for cell in cells:
-            yield cell, *_play(name, cell, data)
+            yield cell, work(cell)
         return
     # One thread per process: sums repeat, and processes do not fight for cores.
     threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -78,12 +86,10 @@ def _run(name: str, cells: Sequence[Cell], data: Path | None, workers: int) -> I
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow) as pool:
-            jobs: dict[Future[tuple[dict[str, float], float]], Cell] = {
-                pool.submit(_play, name, cell, data): cell for cell in cells
-            }
+            jobs: dict[Future[Any], Cell] = {pool.submit(work, cell): cell for cell in cells}
             try:
                 for job in as_completed(jobs):
-                    yield jobs[job], *job.result()
+                    yield jobs[job], job.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -1,0 +1,152 @@
+"""The file of a matrix: which defences meet which attacks, on which data, by how many liars, and what those know."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from edgehold.attacks.byzantine.knowledge import Knowledge, Reach
+from edgehold.core.config import Config, convert, parse_toml, suggest
+from edgehold.core.errors import ConfigError
+
+Share = Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
+Names = tuple[str, ...]
+
+
+class Data(Config, frozen=True, kw_only=True):
+    """A federation before anybody lies.
+
+    dataset: its name; all but "digits" lie in a folder of that name in the data folder. optional: left out, with a note in the
+    report, where that folder is missing. honest: devices that hold the records; liars come on top. limit: records of each;
+    test_limit: of the server. net: of the model `mlp`. training: of methods that send changes of the model.
+    classes, source, target: how many there are; the class that targeted flips take and the one that they and triggers make.
+    """
+
+    dataset: str
+    optional: bool = False
+    honest: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 12
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 10
+    partition: str = "dirichlet"
+    alpha: float = 1.0
+    min_records: int = 8
+    limit: int | None = None
+    test_limit: int | None = None
+    scale: str = ""
+    net: dict[str, Any] = msgspec.field(default_factory=lambda: {"hidden": [32]})
+    training: dict[str, Any] = msgspec.field(default_factory=dict)
+    classes: Annotated[int, msgspec.Meta(ge=2)] = 10
+    source: int = 7
+    target: int = 1
+
+
+class Defence(Config, frozen=True, kw_only=True):
+    """A method, or FedAvg with a rule. rule, options: as in a plan (`rule`, `rule_options`); settings: the rest of its table.
+
+    net, scale, rounds: instead of the data's. data: where it is played; empty: everywhere.
+    """
+
+    method: str = "fedavg"
+    rule: str = ""
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    net: dict[str, Any] = msgspec.field(default_factory=dict)
+    scale: str = ""
+    rounds: int | None = None
+    data: Names = ()
+
+
+class Assault(Config, frozen=True, kw_only=True):
+    """An attack. name: in the registry; empty: that of the table. options: what it takes.
+
+    bar: what it must cost where nobody defends before any defence is credited with its defeat; None: see `grid.BARS`.
+    told: what the liars take the server's rule for; empty: what it is.
+    """
+
+    name: str = ""
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    bar: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    told: str = ""
+
+
+class Sweep(Config, frozen=True, kw_only=True):
+    """Further shares of liars for part of the matrix: the curves. Empty lists: all."""
+
+    shares: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)]
+    defences: Names = ()
+    attacks: Names = ()
+    data: Names = ()
+
+
+class Head(Config, frozen=True, kw_only=True):
+    """The [matrix] table. shares: of liars among all clients of a round. knowledge: what liars are granted, "K0" to "K2+A"."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    seeds: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    shares: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] = (0.2,)
+    knowledge: str = "K0"
+    data: Annotated[Names, msgspec.Meta(min_length=1)]
+    defences: Annotated[Names, msgspec.Meta(min_length=1)]
+    attacks: Annotated[Names, msgspec.Meta(min_length=1)]
+
+
+class Matrix(Config, frozen=True, kw_only=True):
+    """The whole file."""
+
+    matrix: Head
+    data: dict[str, Data]
+    defence: dict[str, Defence] = msgspec.field(default_factory=dict)
+    attack: dict[str, Assault] = msgspec.field(default_factory=dict)
+    sweep: Sweep | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all settings, in hexadecimal; comments and order of keys do not count."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def granted(self) -> Knowledge:
+        """What the liars know; `ConfigError` for another word."""
+        return granted(self.matrix.knowledge)
+
+
+_READY = files("edgehold.attacks.matrix") / "ready"
+
+
+def ready() -> Mapping[str, str]:
+    """Matrices that come with the package: name -> text of the file."""
+    found = [one for one in _READY.iterdir() if one.name.endswith(".toml")]
+    return {one.name.removesuffix(".toml"): one.read_text(encoding="utf-8") for one in sorted(found, key=lambda one: one.name)}
+
+
+def text_of(wanted: str) -> str:
+    """The text of a ready matrix by name, or of a file; `ConfigError` where there is neither."""
+    known = ready()
+    if wanted in known:
+        return known[wanted]
+    path = Path(wanted)
+    if not path.is_file():
+        raise ConfigError(
+            f"no matrix {wanted!r}: neither a file nor a ready one{suggest(wanted, list(known))}", field="plan"
+        )  # fmt: skip
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", field="plan") from None
+
+
+def granted(word: str) -> Knowledge:
+    """Knowledge by its short name, "K0" to "K2+A"; `ConfigError` for another word."""
+    found = re.fullmatch(r"K([0-2])(\+A)?", word)
+    if not found:
+        words = ["K0", "K1", "K2", "K0+A", "K1+A", "K2+A"]
+        raise ConfigError(f"matrix.knowledge = {word!r}{suggest(word, words)}", field="matrix.knowledge")
+    return Knowledge(Reach(int(found[1])), bool(found[2]))
+
+
+def parse(text: str, source: str = "matrix") -> Matrix:
+    """The matrix; `ConfigError` names the key to mend."""
+    return convert(parse_toml(text, source), Matrix, source)
