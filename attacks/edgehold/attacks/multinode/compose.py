@@ -6,6 +6,7 @@ the same identity, another client.toml. No container may write anywhere but on i
 none runs as root.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,81 +24,18 @@ WATCH = 250
 _HEAD = """\
 # A testbed of {honest} honest devices and {liars} that may lie, for Docker Compose v2. Profiles: clean or attack; monitoring.
 # Rendered: deploy/testbed --backend compose --render --honest N --liars M writes it, and what it mounts, for other numbers.
+"""
 
-name: {name}
-
-# What holds for every container of ours.
-x-hardened: &hardened
-  read_only: true
-  user: "10001:10001"
-  cap_drop: [ALL]
-  security_opt: ["no-new-privileges:true"]
-  init: true
-  pids_limit: 256
-  mem_limit: 1g
-  restart: on-failure
-  stop_grace_period: 20s
-  tmpfs: ["/tmp:size=64m,mode=1777"]
-  logging: {{driver: json-file, options: {{max-size: 10m, max-file: "3"}}}}
-
+# What holds for every container, ours or not.
+_CLOSED: Mapping[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
+_OURS: Mapping[str, Any] = {
+    **_CLOSED, "user": "10001:10001", "init": True, "pids_limit": 256, "mem_limit": "1g", "restart": "on-failure",
+    "stop_grace_period": "20s", "tmpfs": ["/tmp:size=64m,mode=1777"],
+    "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+}  # fmt: skip
 # Many containers share few cores, and sums repeat.
-x-threads: &threads {{OMP_NUM_THREADS: "1", OPENBLAS_NUM_THREADS: "1"}}
-
-x-device: &device
-  <<: *hardened
-  image: ${{EDGEHOLD_DEVICE_IMAGE:-{device}}}
-  entrypoint: ["edgehold-entry", "client"]
-  healthcheck: {{test: ["CMD", "edgehold-health", "client"], interval: 30s, timeout: 20s, start_period: 60s, retries: 3}}
-  depends_on: {{server: {{condition: service_healthy}}}}
-
-services:
-  server:
-    <<: *hardened
-    image: ${{EDGEHOLD_SERVER_IMAGE:-{server}}}
-    entrypoint: ["edgehold-entry", "server"]
-    environment: {{<<: *threads, EDGEHOLD_FEDERATION: {federation}, EDGEHOLD_HOST: server}}
-    healthcheck: {{test: ["CMD", "edgehold-health", "server"], interval: 5s, timeout: 20s, start_period: 60s, retries: 5}}
-    volumes:
-      - server:/var/lib/edgehold
-      - ./config/server:/etc/edgehold:ro
-    networks:
-"""
-
-_MONITORING = """\
-  # In the server's own network namespace, because the server shows its metrics on loopback alone; answers on the monitoring
-  # network alone.
-  prometheus:
-    image: ${{EDGEHOLD_PROMETHEUS_IMAGE:-{prometheus}}}
-    profiles: [monitoring]
-    network_mode: service:server
-    read_only: true
-    user: "65534:65534"
-    cap_drop: [ALL]
-    security_opt: ["no-new-privileges:true"]
-    command:
-      - --config.file=/etc/prometheus/prometheus.yml
-      - --storage.tsdb.path=/prometheus
-      - --web.listen-address={watch}.2:9090
-    volumes:
-      - {monitoring}:/etc/prometheus:ro
-      - prometheus:/prometheus
-    depends_on: {{server: {{condition: service_healthy}}}}
-  grafana:
-    image: ${{EDGEHOLD_GRAFANA_IMAGE:-{grafana}}}
-    profiles: [monitoring]
-    read_only: true
-    user: "472:0"
-    cap_drop: [ALL]
-    security_opt: ["no-new-privileges:true"]
-    tmpfs: ["/tmp:size=64m,mode=1777"]
-    environment: {{GF_ANALYTICS_REPORTING_ENABLED: "false", GF_ANALYTICS_CHECK_FOR_UPDATES: "false"}}
-    ports: ["127.0.0.1:${{EDGEHOLD_GRAFANA_PORT:-3000}}:3000"]
-    volumes:
-      - ./config/grafana:/etc/grafana/provisioning:ro
-      - {monitoring}/dashboard.json:/var/lib/grafana-dashboards/edgehold.json:ro
-      - grafana:/var/lib/grafana
-    networks: [monitoring, outside]
-"""
+_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_AFTER_SERVER = {"server": {"condition": "service_healthy"}}
 
 _DATASOURCES = """\
 apiVersion: 1
@@ -113,21 +51,29 @@ providers:
 
 
 def render(bed: Testbed, name: str, monitoring: str, base: str = "10.90") -> str:
+    """compose.yaml as text; arguments as of `document`."""
+    head = _HEAD.format(honest=bed.testbed.honest, liars=bed.testbed.liars)
+    return head + "\n".join(_yaml(document(bed, name, monitoring, base), 0)) + "\n"
+
+
+def document(bed: Testbed, name: str, monitoring: str, base: str = "10.90") -> dict[str, Any]:
     """compose.yaml. name: of the project; monitoring: the folder deploy/monitoring, as seen from the file; base: first two
     numbers of all addresses.
     """
-    names = {"server": bed.images.name(bed.images.server), "device": bed.images.name(bed.images.devices)}
-    watch = f"{base}.{WATCH}"
-    head = _HEAD.format(
-        honest=bed.testbed.honest, liars=bed.testbed.liars, name=name, federation=bed.testbed.name, **names
-    )  # fmt: skip
-    services = [head, *(f"      {link(c)}: {{ipv4_address: {base}.{i}.2}}\n" for i, c in enumerate(bed.clients))]
-    services.append(f"      monitoring: {{ipv4_address: {watch}.2}}\n")
+    services = {"server": _server(bed, base)}
     for index, client in enumerate(bed.clients):
-        services.append(_device(client, client, index, base, "clean" if client in bed.liars else ""))
-    services += [_device(twin(client), client, bed.clients.index(client), base, "attack") for client in bed.liars]
-    services.append(_MONITORING.format(prometheus=PROMETHEUS, grafana=GRAFANA, watch=watch, monitoring=monitoring))
-    return "\n".join(["".join(services), *_rest(bed, base)])
+        services[client] = _device(bed, client, client, index, base)
+        if client in bed.liars:
+            services[client]["profiles"] = ["clean"]
+            services[twin(client)] = {**_device(bed, twin(client), client, index, base), "profiles": ["attack"]}
+    networks: dict[str, Any] = {link(c): _network(f"{base}.{index}") for index, c in enumerate(bed.clients)}
+    return {
+        "name": name,
+        "services": services | {"prometheus": _prometheus(monitoring, base), "grafana": _grafana(monitoring)},
+        "networks": networks | {"monitoring": _network(f"{base}.{WATCH}"), "outside": {}},
+        "volumes": {volume: {} for volume in ("server", *bed.clients, "prometheus", "grafana")},
+        "secrets": {bundle(client): {"file": f"./secrets/{bundle(client)}"} for client in bed.clients},
+    }
 
 
 def files(bed: Testbed, base: str = "10.90") -> Iterator[tuple[str, str]]:
@@ -188,29 +134,86 @@ def address(bed: Testbed, client: str, base: str = "10.90") -> str:
     return f"{base}.{bed.clients.index(client)}.3"
 
 
-def _device(service: str, client: str, index: int, base: str, profile: str) -> str:
-    return "".join(
-        [
-            f"  {service}:\n    <<: *device\n",
-            f"    profiles: [{profile}]\n" if profile else "",
-            f"    environment: {{<<: *threads, EDGEHOLD_BUNDLE: /run/secrets/{bundle(client)}}}\n",
-            f"    secrets: [{bundle(client)}]\n",
-            f'    volumes: ["{client}:/var/lib/edgehold", "./config/{service}:/etc/edgehold:ro"]\n',
-            f"    networks: {{{link(client)}: {{ipv4_address: {base}.{index}.3}}}}\n",
-        ]
-    )
+def _server(bed: Testbed, base: str) -> dict[str, Any]:
+    addresses = {link(client): {"ipv4_address": f"{base}.{index}.2"} for index, client in enumerate(bed.clients)}
+    return {
+        **_OURS,
+        "image": f"${{EDGEHOLD_SERVER_IMAGE:-{bed.images.name(bed.images.server)}}}",
+        "entrypoint": ["edgehold-entry", "server"],
+        "environment": {**_THREADS, "EDGEHOLD_FEDERATION": bed.testbed.name, "EDGEHOLD_HOST": "server"},
+        "healthcheck": _health("server", 5),
+        "volumes": ["server:/var/lib/edgehold", "./config/server:/etc/edgehold:ro"],
+        "networks": {**addresses, "monitoring": {"ipv4_address": f"{base}.{WATCH}.2"}},
+    }
 
 
-def _rest(bed: Testbed, base: str) -> Iterator[str]:
-    yield "networks:"
-    for index, client in enumerate(bed.clients):
-        yield f"  {link(client)}: {{internal: true, ipam: {{config: [{{subnet: {base}.{index}.0/28}}]}}}}"
-    yield f"  monitoring: {{internal: true, ipam: {{config: [{{subnet: {base}.{WATCH}.0/28}}]}}}}"
-    yield "  outside: {}"
-    yield ""
-    yield "volumes:"
-    yield from (f"  {name}: {{}}" for name in ("server", *bed.clients, "prometheus", "grafana"))
-    yield ""
-    yield "secrets:"
-    yield from (f"  {bundle(client)}: {{file: ./secrets/{bundle(client)}}}" for client in bed.clients)
-    yield ""
+def _device(bed: Testbed, service: str, client: str, index: int, base: str) -> dict[str, Any]:
+    return {
+        **_OURS,
+        "image": f"${{EDGEHOLD_DEVICE_IMAGE:-{bed.images.name(bed.images.devices)}}}",
+        "entrypoint": ["edgehold-entry", "client"],
+        "environment": {**_THREADS, "EDGEHOLD_BUNDLE": f"/run/secrets/{bundle(client)}"},
+        "healthcheck": _health("client", 30),
+        "depends_on": _AFTER_SERVER,
+        "secrets": [bundle(client)],
+        "volumes": [f"{client}:/var/lib/edgehold", f"./config/{service}:/etc/edgehold:ro"],
+        "networks": {link(client): {"ipv4_address": f"{base}.{index}.3"}},
+    }
+
+
+def _health(side: str, interval_s: int) -> dict[str, Any]:
+    times = {"interval": f"{interval_s}s", "timeout": "20s", "start_period": "60s", "retries": 5}
+    return {"test": ["CMD", "edgehold-health", side], **times}
+
+
+def _prometheus(monitoring: str, base: str) -> dict[str, Any]:
+    """In the server's own network namespace, because the server shows its metrics on loopback alone; it answers on the
+    monitoring network alone.
+    """
+    return {
+        **_CLOSED,
+        "image": f"${{EDGEHOLD_PROMETHEUS_IMAGE:-{PROMETHEUS}}}",
+        "profiles": ["monitoring"],
+        "user": "65534:65534",
+        "network_mode": "service:server",
+        "command": [
+            "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus",
+            f"--web.listen-address={base}.{WATCH}.2:9090",
+        ],
+        "volumes": [f"{monitoring}:/etc/prometheus:ro", "prometheus:/prometheus"],
+        "depends_on": _AFTER_SERVER,
+    }  # fmt: skip
+
+
+def _grafana(monitoring: str) -> dict[str, Any]:
+    return {
+        **_CLOSED,
+        "image": f"${{EDGEHOLD_GRAFANA_IMAGE:-{GRAFANA}}}",
+        "profiles": ["monitoring"],
+        "user": "472:0",
+        "tmpfs": ["/tmp:size=64m,mode=1777"],
+        "environment": {"GF_ANALYTICS_REPORTING_ENABLED": "false", "GF_ANALYTICS_CHECK_FOR_UPDATES": "false"},
+        "ports": ["127.0.0.1:${EDGEHOLD_GRAFANA_PORT:-3000}:3000"],
+        "volumes": [
+            "./config/grafana:/etc/grafana/provisioning:ro",
+            f"{monitoring}/dashboard.json:/var/lib/grafana-dashboards/edgehold.json:ro",
+            "grafana:/var/lib/grafana",
+        ],
+        "networks": ["monitoring", "outside"],
+    }
+
+
+def _network(numbers: str) -> dict[str, Any]:
+    """No way out of it, and no way in but through the containers on it."""
+    return {"internal": True, "ipam": {"config": [{"subnet": f"{numbers}.0/28"}]}}
+
+
+def _yaml(value: Mapping[str, Any], depth: int) -> Iterator[str]:
+    """Tables as indented lines; whatever is in them as JSON, which is YAML."""
+    for key, item in value.items():
+        nested = isinstance(item, Mapping) and (depth < 2 or any(isinstance(one, Mapping) for one in item.values())) and item
+        if nested:
+            yield f"{'  ' * depth}{key}:"
+            yield from _yaml(item, depth + 1)
+        else:
+            yield f"{'  ' * depth}{key}: {json.dumps(item)}"
