@@ -196,7 +196,7 @@ class ComposeBackend:
 
     def _command(self, *words: str) -> list[str]:
         assert self._file is not None, "not rendered"
-        return ["docker", "compose", "--progress", "quiet", *PROFILES, "--file", str(self._file), *words]
+        return ["docker", "compose", "--ansi", "never", "--progress", "quiet", *PROFILES, "--file", str(self._file), *words]
 
     def _compose(self, *words: str) -> str:
         done = subprocess.run(self._command(*words), capture_output=True, text=True)

@@ -74,7 +74,7 @@ class Shaper:
             self.running = False
             return "ok"
         if op == "show":
-            return {name: self._shown(name) for name in self.nodes}
+            return {name: self._shown(name) for name in self.nodes if name != SERVER}
         name = str(order.get("node"))
         if name not in self.nodes or name == SERVER:
             raise ValueError(f"no device {name!r}; there are {', '.join(n for n in self.nodes if n != SERVER)}")
@@ -121,6 +121,7 @@ class Shaper:
         return (self.nodes[name].down, up) if up is not None else (self.nodes[name].down,)
 
     def _shown(self, name: str) -> dict[str, Any]:
+        """As it receives: what is lost on the way to the server is counted there."""
         node = self.nodes[name]
         return {"seen": node.seen, "lost": node.lost, "cut": node.down.cut, "link": msgspec.to_builtins(node.down.link)}
 
