@@ -72,6 +72,8 @@ def test_a_partition_takes_turns_or_names_its_rounds() -> None:
     assert [named.cut_in(number) for number in (1, 2)] == [(), ("dev-0", "dev-1")]
     both = changed(partition=[msgspec.to_builtins(turns), {"clients": ["dev-0"], "seconds": 9.0, "rounds": [1]}])
     assert both.cuts(1) == {"dev-0": 9.0}
+    # Whichever comes first in the file, the longer one counts.
+    assert changed(partition=[*reversed(msgspec.to_builtins(both.partition))]).cuts(1) == {"dev-0": 9.0}
     assert both.cuts(2) == {"dev-1": 3.0}
 
 

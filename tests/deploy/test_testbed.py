@@ -42,8 +42,10 @@ def play(folder: Path, *words: str, file: str = BED) -> Done:
     bed = folder / "bed.toml"
     bed.write_text(file)
     command = module("app", str(bed), "--out", str(folder / "out"), *SMALL, *words)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as child:
+
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
         _, said = child.communicate()
     return Done(child.pid, child.returncode, said)
 
@@ -82,6 +84,9 @@ def test_one_command_ends_with_models_and_a_report(processes: Path) -> None:
         assert run["weights_sha256"] == hashlib.sha256(weights).hexdigest()
         assert name in (out / "report.txt").read_text()
     assert len({run["weights_sha256"] for run in found.values()}) == 3
+    verdict = json.loads((out / "report.json").read_text())["verdict"]
+    assert verdict["won"] is True
+    assert verdict["taken"] == [pytest.approx(found["clean"]["accuracy"] - found["attacked"]["accuracy"])]
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (out / "logs").iterdir()} == {"server.log", *(f"dev-{i}.log" for i in range(5))}
     assert not (out / HOMES).exists(), "keys and journals are left"

@@ -22,6 +22,7 @@ from edgehold.attacks.demo.report import Report
 from edgehold.attacks.multinode.backend import SKIP, Backend, NotPossible
 from edgehold.attacks.multinode.config import RUNS, Testbed, checked, load
 from edgehold.attacks.multinode.play import Played, play
+from edgehold.attacks.multinode.verdict import judge
 from edgehold.core.errors import FlError
 
 DEPLOY = Path(os.environ.get("EDGEHOLD_DEPLOY", "deploy"))
@@ -52,13 +53,13 @@ def backend_of(kind: str, bed: Testbed, folder: Path, show: Screen) -> Backend:
     return LocalBackend(bed, folder)
 
 
-def testbed(kind: str, bed: Testbed, runs: Sequence[str], folders: Folders, show: Screen, hold: bool) -> list[Played]:
-    """All of it: up, the runs, logs, down."""
-    backend = backend_of(kind, bed, folders.work, show)
+def testbed(kind: str, bed: Testbed, runs: Sequence[str], homes: Path, results: Path, show: Screen, hold: bool) -> list[Played]:
+    """All of one seed: up, the runs, logs, down."""
+    backend = backend_of(kind, bed, homes, show)
     try:
         backend.up()
         show.say(f"fl-server and {len(bed.clients)} devices are up ({kind}), enrolled with one-time tokens, over mutual TLS")
-        played = play(bed, backend, runs, folders.results, show)
+        played = play(bed, backend, runs, results, show)
         if hold:
             show.say("the testbed stays up until Ctrl-C")
             with contextlib.suppress(KeyboardInterrupt):
@@ -68,28 +69,44 @@ def testbed(kind: str, bed: Testbed, runs: Sequence[str], folders: Folders, show
     except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
         raise Failed(str(error)) from error
     finally:
-        logs = folders.results / "logs"
+        logs = results / "logs"
         logs.mkdir(exist_ok=True)
         with contextlib.suppress(Exception):
             backend.logs(logs)
         backend.down()
 
 
-def write(played: Sequence[Played], kind: str, bed: Testbed, begun: float, results: Path) -> Report:
-    """Picture, JSON and text, into the folder of the results."""
-    report = Report([one.outcome for one in played], None, None)
+def seeded(kind: str, beds: Sequence[Testbed], runs: Sequence[str], folders: Folders, show: Screen, hold: bool) -> list[Played]:
+    """A testbed for each seed, one after the other."""
+    found, many = list[Played](), len(beds) > 1
+    for bed in beds:
+        _, results = folders.of_seed(bed.testbed.seed, many)
+        homes = folders.work / f"seed-{bed.testbed.seed}" if many else folders.work
+        homes.mkdir(mode=0o700, exist_ok=True)
+        if many:
+            show.say(f"seed {bed.testbed.seed}")
+        found += testbed(kind, bed, runs, homes, results, show, hold)
+    return found
+
+
+def write(played: Sequence[Played], kind: str, bed: Testbed, begun: float, results: Path) -> str:
+    """Picture, JSON and text, into the folder we are in; returns the text. results: how people call this folder."""
+    outcomes = [one.outcome for one in played]
+    report, verdict = Report(outcomes, None, None), judge(outcomes)
     report.draw(Path())
     said = {
         "testbed": {
-            "backend": kind, "honest": bed.testbed.honest, "liars": bed.testbed.liars, "seed": bed.testbed.seed,
-            "config_sha256": bed.digest, "edgehold": version("edgehold"), "link": msgspec.to_builtins(bed.link),
-            "task": bed.task.name, "attack": bed.attack.entry, "seconds": round(time.monotonic() - begun, 1),
+            "backend": kind, "honest": bed.testbed.honest, "liars": bed.testbed.liars, "config_sha256": bed.digest,
+            "edgehold": version("edgehold"), "link": msgspec.to_builtins(bed.link), "task": bed.task.name,
+            "attack": bed.attack.entry, "seconds": round(time.monotonic() - begun, 1),
         },
         "runs": [one.as_dict() for one in played],
+        "verdict": verdict.as_dict() if verdict else None,
     }  # fmt: skip
+    text = report.text(results) + (f"\n{verdict.text()}" if verdict else "")
     Path(REPORT).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    Path(TEXT).write_text(report.text(results) + "\n", encoding="utf-8")
-    return report
+    Path(TEXT).write_text(text + "\n", encoding="utf-8")
+    return text
 
 
 @click.command()
@@ -100,13 +117,14 @@ def write(played: Sequence[Played], kind: str, bed: Testbed, begun: float, resul
 @click.option("--liars", type=click.IntRange(0), help="Liars, instead of the file's.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of each run, instead of the file's.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the file's.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="So many seeds, one after the other.")
 @click.option("--run", "runs", type=click.Choice(RUNS), multiple=True, help="Only these runs; repeat it. Default: all three.")
 @click.option("--render", is_flag=True, help="With --backend compose: write compose.yaml and what it mounts, and run nothing.")
 @click.option("--keep", is_flag=True, help="Keep the homes of server and devices, keys and journals included.")
 @click.option("--hold", is_flag=True, help="Keep it up after the runs, until Ctrl-C: for deploy/chaos and for looking around.")
 def main(
     file: Path, kind: str, out: Path, honest: int | None, liars: int | None, rounds: int | None, seed: int | None,
-    runs: tuple[str, ...], render: bool, keep: bool, hold: bool,
+    seeds: int, runs: tuple[str, ...], render: bool, keep: bool, hold: bool,
 ) -> None:  # fmt: skip
     """Run the testbed that FILE describes (default: deploy/testbed.toml) and write models and report into a folder.
 
@@ -130,11 +148,12 @@ def main(
         # Work inside the folder: socket paths have to be short, and so they are however deep it lies.
         with contextlib.chdir(out):
             with screen() as show:
-                folders = Folders(Path())
-                played = testbed(kind, bed, [run for run in RUNS if not runs or run in runs], folders, show, hold)
+                folders, first = Folders(Path()), bed.testbed.seed
+                beds = [bed.with_seed(one) for one in range(first, first + seeds)]
+                played = seeded(kind, beds, [run for run in RUNS if not runs or run in runs], folders, show, hold)
             if not keep:
                 folders.drop_homes()
-            report = write(played, kind, bed, begun, out)
+            text = write(played, kind, bed, begun, out)
     except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo(f"\ntestbed: interrupted; everything is taken down, logs are in {out / 'logs'}", err=True)
         sys.exit(130)
@@ -144,7 +163,7 @@ def main(
     except (Failed, FlError, OSError) as error:
         click.echo(f"testbed: {' '.join(str(error).split())}; logs are in {out / 'logs'}, homes in {out / HOMES}", err=True)
         sys.exit(1)
-    click.echo(f"\n{report.text(out)}\nReport: {out / REPORT}, {out / TEXT}\nDone in {time.monotonic() - begun:.0f} s.")
+    click.echo(f"\n{text}\nReport: {out / REPORT}, {out / TEXT}\nDone in {time.monotonic() - begun:.0f} s.")
 
 
 if __name__ == "__main__":

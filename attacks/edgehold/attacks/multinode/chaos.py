@@ -29,7 +29,8 @@ class Ground:
     """A testbed that is up, as it was noted."""
 
     def __init__(self, out: Path) -> None:
-        self._noted = ground.find(out / HOMES)
+        homes = out / HOMES
+        self._noted = ground.find(next((found.parent for found in homes.glob(f"seed-*/{ground.FILE}")), homes))
 
     def cut(self, client: str) -> None:
         """Take a device off the network."""

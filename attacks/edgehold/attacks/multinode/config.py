@@ -161,6 +161,10 @@ class Testbed(Config, frozen=True, kw_only=True):
         given = {"device_index": index, "devices": len(self.clients), "seed": self.testbed.seed}
         return {self.task.name: (self.task.entry, {**self.task.options, **given})}
 
+    def with_seed(self, seed: int) -> "Testbed":
+        """The same testbed, another seed."""
+        return msgspec.structs.replace(self, testbed=msgspec.structs.replace(self.testbed, seed=seed))
+
     def scenario(self, run: str) -> Scenario:
         """One of `RUNS`, as the report tells of it."""
         method = self._method(run)
