@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgehold.attacks.multinode import compose
+from edgehold.attacks.multinode import compose, containers
 from edgehold.attacks.multinode.config import RUNS, load
 from edgehold.client.config import ClientConfig
 from edgehold.client.policy import Policy
@@ -114,3 +114,37 @@ def test_docker_compose_takes_it(tmp_path: Path) -> None:
     assert set(done.stdout.split()) == set(SERVICES)
     alone = subprocess.run([*command, "config", "--services"], capture_output=True, text=True, check=True)
     assert set(alone.stdout.split()) == {"server", *BED.clients[:8]}
+
+
+@pytest.mark.parametrize(
+    ("label", "now", "again"),
+    [
+        ("abc1234", "abc1234", False),
+        ("abc1234", "def5678", True),
+        ("abc1234-dirty", "abc1234-dirty", True),
+        ("unknown", "unknown", False),
+        (None, "abc1234", True),
+    ],
+)
+def test_an_image_of_other_code_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str | None, now: str, again: bool
+) -> None:
+    # A docker that only knows one image's label, or no image.
+    (tmp_path / "docker").write_text(f"#!/bin/sh\n{'exit 1' if label is None else f'echo {label}'}\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert containers.stale("edgehold/server:0.1.0", now) is again
+
+
+def test_a_folder_outside_a_clone_has_no_revision(tmp_path: Path) -> None:
+    assert containers.revision(tmp_path) == "unknown"
+
+
+def test_where_no_engine_answers_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\necho Cannot connect to the daemon >&2\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert "a Docker engine is needed" in containers.why_not()
+    assert "Cannot connect to the daemon" in containers.why_not()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert containers.why_not() == "docker is not installed"

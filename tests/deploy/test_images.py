@@ -57,6 +57,10 @@ def test_an_image_is_one_layer_of_ours_and_runs_as_nobody_special(image: str) ->
     assert "edgehold-health" in last(instructions, "HEALTHCHECK")
     assert last(instructions, "ENTRYPOINT").startswith('["edgehold-entry"')
     assert last(instructions, "STOPSIGNAL") == "SIGTERM"
+    # train serves either side, and the volume is where both live.
+    (volume,) = json.loads(last(instructions, "VOLUME"))
+    for side in ("SERVER", "CLIENT"):
+        assert f"EDGEHOLD_{side}_HOME={volume}/home" in last(instructions, "ENV")
 
 
 def test_nothing_is_fetched_while_an_image_is_built() -> None:

@@ -41,6 +41,19 @@ def why_not() -> str:
     return ""
 
 
+def revision(folder: Path) -> str:
+    """The commit of a clone, with "-dirty" where it is not all of it; "unknown" outside one. As deploy/images/build says it."""
+    done = _quiet("git", "-C", str(folder), "describe", "--always", "--dirty")
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def stale(image: str, now: str) -> bool:
+    """Whether an image is not there, or not of this revision. What is not committed may be anything: such images never are."""
+    label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    found = _quiet("docker", "image", "inspect", "--format", label, image)
+    return found.returncode != 0 or found.stdout.strip() != now or now.endswith("-dirty")
+
+
 class ComposeBackend:
     """folder: compose.yaml, what it mounts, and bundles."""
 
@@ -53,7 +66,7 @@ class ComposeBackend:
         self._running = list(bed.clients)
 
     def up(self) -> None:
-        """See `Backend`. Images that are missing are built first."""
+        """See `Backend`. Images that are missing, or of another revision than this clone, are built first."""
         if reason := why_not():
             raise NotPossible(reason)
         if not self._bed.link.plain and (reason := Links.why_not()):
@@ -138,8 +151,14 @@ class ComposeBackend:
             subprocess.run(self._command("down", "--volumes", "--timeout", "10"), capture_output=True)
 
     def _build(self) -> None:
-        wanted = dict.fromkeys((self._bed.images.server, self._bed.images.devices))
-        missing = [one for one in wanted if _quiet("docker", "image", "inspect", self._bed.images.name(one)).returncode]
+        images, now = self._bed.images, revision(DEPLOY)
+        # Whoever names images of his own has them already.
+        wanted = [
+            image
+            for image, given in ((images.server, "EDGEHOLD_SERVER_IMAGE"), (images.devices, "EDGEHOLD_DEVICE_IMAGE"))
+            if not os.environ.get(given)
+        ]
+        missing = [one for one in dict.fromkeys(wanted) if stale(images.name(one), now)]
         if not missing:
             return
         self._show.say(f"building {' and '.join(self._bed.images.name(one) for one in missing)}")
