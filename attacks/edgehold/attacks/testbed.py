@@ -65,6 +65,26 @@ def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def device_config(tasks: Tasks, adversary: tuple[str, Mapping[str, Any]] | None = None) -> str:
+    """A device's client.toml. adversary: entry and options of an [adversary] table."""
+    tables: dict[str, Mapping[str, Any]] = {
+        f"tasks.{name}": {"task": entry, "options": options} for name, (entry, options) in tasks.items()
+    }
+    if adversary is not None:
+        tables["adversary"] = {"entry": adversary[0], "options": adversary[1]}
+    return toml(tables)
+
+
+def open_policy(budgets: Mapping[str, tuple[float, float]] | None = None) -> str:
+    """A policy.toml that refuses nothing. budgets: (max_epsilon, delta) by data set."""
+    return (
+        'allowed_methods = ["*"]\nallowed_tasks = ["*"]\nrounds_per_day = 1000000\nallow_unmasked = true\n'
+        "allow_peers = true\n"
+        "max_payload_bytes = 1073741824\n"
+        + toml({f"budgets.{name}": {"max_epsilon": e, "delta": d} for name, (e, d) in (budgets or {}).items()})
+    )
+
+
 @dataclass
 class Process:
     """One daemon. log: where its standard error goes."""
@@ -111,12 +131,17 @@ class Process:
 
 @dataclass
 class Federation:
-    """tasks: the server's own copies; server: further tables of server.toml."""
+    """tasks: the server's own copies; server: further tables of server.toml.
+
+    inside: what stands before a command so that it runs on a node ("server" or a client) of its own network; nothing by
+    default, and then everybody is on loopback.
+    """
 
     folder: Path
     tasks: Tasks = field(default_factory=dict)
     server: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str = "demo"
+    inside: Callable[[str], Sequence[str]] = lambda node: ()
     clients: dict[str, Process] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
 
@@ -125,7 +150,8 @@ class Federation:
         self.home = self.folder / "server"
         setup.initialise(self.home, self.name, "127.0.0.1", 0)
         self.daemon = Process(
-            [sys.executable, "-m", "edgehold.server", "serve", "--home", str(self.home)], self.folder / "server.log"
+            [*self.inside("server"), sys.executable, "-m", "edgehold.server", "serve", "--home", str(self.home)],
+            self.folder / "server.log",
         )
         self._write_config({})
 
@@ -170,35 +196,31 @@ class Federation:
         tasks: Tasks,
         adversary: tuple[str, Mapping[str, Any]] | None = None,
         budgets: Mapping[str, tuple[float, float]] | None = None,
+        life_s: float = 3600.0,
     ) -> None:
         """Enrol a device with a one-time token and write its configuration and a permissive policy.
 
-        budgets: (max_epsilon, delta) by data set.
+        budgets: (max_epsilon, delta) by data set. life_s: of the token.
         """
         home = self.folder / client
-        bundle = operator.mint(self.home, client, 3600.0, ())
+        bundle = operator.mint(self.home, client, life_s, ())
         home.mkdir(mode=0o700, exist_ok=True)
-        asyncio.run(enrol.enrol(decode_bundle(bundle), home / "identity"))
-        (home / "policy.toml").write_text(
-            'allowed_methods = ["*"]\nallowed_tasks = ["*"]\nrounds_per_day = 1000000\nallow_unmasked = true\n'
-            "allow_peers = true\n"
-            "max_payload_bytes = 1073741824\n"
-            + toml({f"budgets.{name}": {"max_epsilon": e, "delta": d} for name, (e, d) in (budgets or {}).items()}),
-            encoding="utf-8",
-        )
+        if prefix := self.inside(client):
+            command = [*prefix, sys.executable, "-m", "edgehold.client", "enroll", "--bundle", "-", "--home", str(home)]
+            said = subprocess.run(command, input=bundle, capture_output=True, text=True)
+            if said.returncode:
+                raise RuntimeError(f"{client} could not enrol: {said.stderr.strip()[-500:]}")
+        else:
+            asyncio.run(enrol.enrol(decode_bundle(bundle), home / "identity"))
+        (home / "policy.toml").write_text(open_policy(budgets), encoding="utf-8")
         self.configure_client(client, tasks, adversary)
         self.clients[client] = Process(
-            [sys.executable, "-m", "edgehold.client", "run", "--home", str(home)], self.folder / f"{client}.log"
+            [*prefix, sys.executable, "-m", "edgehold.client", "run", "--home", str(home)], self.folder / f"{client}.log"
         )
 
     def configure_client(self, client: str, tasks: Tasks, adversary: tuple[str, Mapping[str, Any]] | None = None) -> None:
         """Write a device's client.toml; it is read when the daemon starts."""
-        tables: dict[str, Mapping[str, Any]] = {
-            f"tasks.{name}": {"task": entry, "options": options} for name, (entry, options) in tasks.items()
-        }
-        if adversary is not None:
-            tables["adversary"] = {"entry": adversary[0], "options": adversary[1]}
-        (self.folder / client / "client.toml").write_text(toml(tables), encoding="utf-8")
+        (self.folder / client / "client.toml").write_text(device_config(tasks, adversary), encoding="utf-8")
 
     def start_client(self, client: str, environment: Mapping[str, str] | None = None) -> None:
         """Start a device's daemon."""

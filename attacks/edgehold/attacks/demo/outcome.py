@@ -1,5 +1,6 @@
 """What one run gave, or why it gave nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,8 @@ class Outcome:
 
 class Failed(Exception):
     """The demo cannot go on; the message says why."""
+
+
+def scenarios(outcomes: Sequence[Outcome]) -> tuple[Scenario, ...]:
+    """What was played, in the order it was played in."""
+    return tuple(dict.fromkeys(one.scenario for one in outcomes))

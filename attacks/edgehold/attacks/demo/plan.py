@@ -28,11 +28,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One run. lied: whether the two liars lie in it."""
+    """One run. lied: whether the liars lie in it; method, clients, liars: for whoever tells of it."""
 
     name: str
     rule: str
     lied: bool
+    method: str = "fedavg"
+    clients: int = len(CLIENTS)
+    liars: int = len(LIARS)
 
     def plan(self, rounds: int, seed: int) -> str:
         """The run plan, as an operator would write it."""
