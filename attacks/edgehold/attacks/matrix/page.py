@@ -94,12 +94,14 @@ def html(
     head = grid.matrix.matrix
     first = head.shares[0]
     heat = {(v.data, v.defence, v.attack): v for v in judged.verdicts if v.share == first}
+    met = {(data, attack) for data, _, attack in heat}
     return made.from_string((home / "page.html.j2").read_text(encoding="utf-8")).render(
         grid=grid, head=head, judged=judged, facts=facts, pictures={one.name: one for one in drawn}, heat=heat, first=first,
         average=AVERAGE, style=(home / "page.css").read_text(encoding="utf-8"), liars=liars_told,
         rows=judged.rows, inversions=shown, tracebacks=tracebacks, measured=MEASURED,
         calls=facts["calls"], colour=colour, granted=grid.matrix.granted,
         places=list(dict.fromkeys((one.data, one.share) for one in judged.worst)),
+        columns={data: [name for name in grid.attacks if (data, name) in met] for data in grid.data},
     )  # fmt: skip
 
 
