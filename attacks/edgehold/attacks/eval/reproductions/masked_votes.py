@@ -180,8 +180,8 @@ NOTES = (
     "vote: every liar sends a lawful vote, the opposite of what the liars would vote together. "
     "swing: one liar in a group is enough to make its whole sum say what it wants, which stays lawful as a sum: FRL's edges "
     "stand in the order of their ids in every round, HideNseek's signs go against the honest majority of the group. turn: "
-    "FRL's sum is the honest ranking upside down; two networks, each the other's complement, then learn in turns. To hit the law "
-    "the liars must know the sum of the honest members, which nobody on a network does: the strongest case.",
+    "FRL's sum is the honest ranking upside down; two networks, each the other's complement, then learn in turns. To hit the "
+    "law the liars must know the sum of the honest members, which nobody on a network does: the strongest case.",
     "Six groups: median per entry. Three groups, and one: all votes added up, so that one liar decides for its whole group.",
     "Noise: each device clips its change to the norm and brings a share of Skellam noise; the sum carries the multiplier times "
     "the norm as its deviation even if only t + 1 of the members survive. Nobody vanished here, and no helper was assumed. A "
