@@ -220,9 +220,10 @@ def _check_masks(plan: Plan, name: str, needs: Needs, source: str) -> None:
             f"{source}: masks.noise_multiplier = {table.noise_multiplier:g} without masks.norm: noise is measured in it",
             field="masks.norm",
         )
-    if table.helpers > threshold(table.group_least):
+    if table.helpers > threshold(FLOOR):
+        # With few devices a group may be as small as the floor, whatever group_least says.
         raise ConfigError(
-            f"{source}: masks.helpers = {table.helpers}; at most {threshold(table.group_least)} in groups of "
-            f"{table.group_least} leave somebody whose noise counts",
+            f"{source}: masks.helpers = {table.helpers}; at most {threshold(FLOOR)} in groups of {FLOOR}, the smallest that "
+            "few devices give, leave somebody whose noise counts",
             field="masks.helpers",
         )

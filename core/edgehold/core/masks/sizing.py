@@ -5,7 +5,7 @@ from typing import Protocol
 
 from edgehold.core.errors import ConfigError
 from edgehold.core.masks.noise import SharedNoise
-from edgehold.core.masks.terms import MOST_BYTES, CipherName, capacity, narrowest
+from edgehold.core.masks.terms import FLOOR, MOST_BYTES, CipherName, capacity, narrowest
 from edgehold.core.privacy.skellam import LARGEST_TABLE
 
 
@@ -92,12 +92,12 @@ def _reals(wish: Wish, entries: int) -> Sizes:
         return SharedNoise((multiplier * norm * half / clip) ** 2, wish.helpers)
 
     def margin(half: int) -> int:
-        return noise(half).margin(wish.group_least, most, entries) if multiplier else 0
+        return noise(half).margin(FLOOR, most, entries) if multiplier else 0
 
     def drawable(half: int) -> bool:
         # One table of chances for a device's share: a grid finer than that costs draws and gains nothing, as rounding by a step
         # is lost in noise of hundreds.
-        return not multiplier or noise(half).share(wish.group_least) <= LARGEST_TABLE
+        return not multiplier or noise(half).share(FLOOR) <= LARGEST_TABLE
 
     # The finest grid: with more steps to the clip both entries and noise have more values.
     low, high = 0, 1 << wish.bits

@@ -112,8 +112,8 @@ class Terms:
             return f"a grid of reals from 0 to {self.largest}; an even number, twice the steps to the clip, is allowed"
         if self.variance and not (self.clip and self.norm):
             return "noise without a clip and a norm: what a vector costs in privacy would not be known"
-        if self.helpers < 0 or self.helpers > threshold(self.least):
-            return f"{self.helpers} helpers; 0 to {threshold(self.least)} leave somebody whose noise counts"
+        if self.helpers < 0 or self.helpers > threshold(FLOOR):
+            return f"{self.helpers} helpers; 0 to {threshold(FLOOR)} leave somebody whose noise counts in the smallest groups"
         return ""
 
 
