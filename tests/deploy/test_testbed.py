@@ -15,14 +15,28 @@ import pytest
 from safetensors.numpy import load_file
 
 from edgehold.attacks.demo.folders import HOMES
-from edgehold.attacks.multinode import ground, network
+from edgehold.attacks.multinode import containers, ground, network
 from edgehold.attacks.multinode.backend import SKIP
+from edgehold.attacks.multinode.config import load
 from edgehold.attacks.testbed import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BED = (DEPLOY / "testbed.toml").read_text()
 WHY_NOT = network.why_not(shaped=True)
 needs_namespaces = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+
+def no_containers() -> str:
+    """Why containers cannot be tested: images are built by deploy/images/build, not by tests."""
+    if reason := containers.why_not():
+        return reason
+    images, now = load(DEPLOY / "testbed.toml").images, containers.revision(DEPLOY)
+    old = [name for name in map(images.name, ("server", "device")) if containers.stale(name, now)]
+    return f"{' and '.join(old)} of revision {now} are not built (deploy/images/build)" if old else ""
+
+
+WHY_NO_CONTAINERS = no_containers()
+needs_containers = pytest.mark.skipif(bool(WHY_NO_CONTAINERS), reason=WHY_NO_CONTAINERS)
 
 SMALL = ("--honest", "4", "--liars", "1", "--rounds", "2")
 
@@ -118,6 +132,19 @@ def test_the_same_model_comes_out_over_links_that_delay_and_lose_and_break(tmp_p
     assert all(seconds >= 1.9 for seconds in found["round_seconds"]), "a round that waits for nobody was not cut"
     assert found["weights_sha256"] == runs(processes)["clean"]["weights_sha256"]
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert f"eh-{done.pid:x}-" not in left
+
+
+@needs_containers
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_same_model_comes_out_of_containers(tmp_path: Path, processes: Path) -> None:
+    done = play(tmp_path, "--backend", "compose", "--run", "clean")
+    assert done.returncode == 0, done.stderr
+    assert runs(tmp_path)["clean"]["weights_sha256"] == runs(processes)["clean"]["weights_sha256"]
+    left = subprocess.run(
+        ["docker", "ps", "--all", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    ).stdout
     assert f"eh-{done.pid:x}-" not in left
 
 

@@ -73,8 +73,6 @@ class ComposeBackend:
             raise NotPossible(f"links of containers cannot be shaped: {reason}")
         self._build()
         self._file = compose.write(self._bed, self._folder.resolve(), self._project, str(DEPLOY / "monitoring"), self._base)
-        for client in self._bed.clients:  # Compose wants them all to be there
-            self._keep(client, "")
         self._compose("up", "--detach", "--wait", SERVER, *(["prometheus", "grafana"] if self._bed.testbed.monitoring else []))
         self._enrol()
         self._compose("up", "--detach", "--no-recreate", *self._running)
@@ -220,7 +218,11 @@ class ComposeBackend:
     def _compose(self, *words: str) -> str:
         done = subprocess.run(self._command(*words), capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"docker compose {words[0]}: {done.stderr.strip()[-1000:]}")
+            said = done.stderr.strip()[-1000:]
+            hint = (
+                "; another network has these addresses: set EDGEHOLD_SUBNET, for example to 10.91" if "overlap" in said else ""
+            )
+            raise RuntimeError(f"docker compose {words[0]}: {said}{hint}")
         return done.stdout
 
 
