@@ -16,8 +16,8 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in
 version_option = click.version_option(None, "--version", package_name="edgehold", message="edgehold %(version)s")
 
 EXTRAS = {
-    "grpc_health": "server", "prometheus_client": "server", "rich": "server", "torch": "train", "sklearn": "eval",
-    "matplotlib": "eval", "psutil": "eval", "PIL": "tables", "pyarrow": "tables",
+    "grpc_health": "server", "jinja2": "server", "prometheus_client": "server", "rich": "server", "torch": "train",
+    "sklearn": "eval", "matplotlib": "eval", "psutil": "eval", "PIL": "tables", "pyarrow": "tables",
 }  # fmt: skip
 """Module -> the extra that brings it."""
 
