@@ -1,7 +1,7 @@
 """HTTP for callers on this machine: GET alone, a fixed set of paths, strict headers on every answer.
 
 Whoever can open a socket on this machine can ask, so nothing here changes anything. A page in a browser on this machine can
-make that browser ask too, under a name of its own that it lets point at 127.0.0.1; such a request names its host: it is refused.
+make that browser ask too, under a name of its own that it lets point at 127.0.0.1; the request then names that host: refused.
 """
 
 import asyncio
