@@ -16,8 +16,8 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in
 version_option = click.version_option(None, "--version", package_name="edgehold", message="edgehold %(version)s")
 
 EXTRAS = {
-    "grpc_health": "server", "prometheus_client": "server", "rich": "server", "torch": "train", "sklearn": "eval",
-    "jinja2": "eval", "matplotlib": "eval", "psutil": "eval", "scipy": "eval", "ray": "ray",
+    "grpc_health": "server", "jinja2": "server", "prometheus_client": "server", "rich": "server", "torch": "train",
+    "sklearn": "eval", "matplotlib": "eval", "psutil": "eval", "scipy": "eval", "ray": "ray",
     "PIL": "tables", "pyarrow": "tables", "onnx": "export", "onnxscript": "export", "onnxruntime": "device",
 }  # fmt: skip
 """Module -> the extra that brings it."""

@@ -313,6 +313,10 @@ class JournalError(FlError):
     status = "INTERNAL"
 
 
+REJECTIONS: tuple[type[FlError], ...] = (RejectedUpdate, IdentityError, Conflicting, Corrupted)
+"""What an upload is turned away with for good; after any other error the same bytes may come again."""
+
+
 def _walk(cls: type[FlError]) -> list[type[FlError]]:
     return [cls] + [found for child in cls.__subclasses__() for found in _walk(child)]
 

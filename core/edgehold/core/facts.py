@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+_SUFFIX = {"bytes": "bytes", "s": "seconds", "share": "ratio", "degrees": "degrees", "dB": "decibels"}
+"""Unit -> how names of metrics say it, at their end. What is counted in things has the things in its name already."""
+_WRITTEN = {"bytes": "bytes", "s": "seconds", "dB": "db"}
+"""Unit -> the word of a fact's own name that says it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -10,6 +15,25 @@ class Fact:
     name: str
     unit: str
     help: str
+
+    @property
+    def metric(self) -> str:
+        """The name as Prometheus has it: unit in full and last, without the word "round" that goes before it anyhow."""
+        words = self.name.removeprefix("round_").split("_")
+        if self.unit not in _SUFFIX:
+            return "_".join(words)
+        return "_".join([*(word for word in words if word != _WRITTEN.get(self.unit)), _SUFFIX[self.unit]])
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A counter to which the fact of every committed round is added. name: without `_total`; label: its one label and the value
+    that this fact has there, where several facts share a counter.
+    """
+
+    name: str
+    help: str
+    label: tuple[str, str] | None = None
 
 
 _ALL = (
@@ -80,3 +104,24 @@ _ALL = (
 )
 
 FACTS: dict[str, Fact] = {fact.name: fact for fact in _ALL}
+
+_GROUPS = "Groups of masked sums of committed rounds, by what became of them"
+_MESSAGES = "Bytes of the steps of masked sums of committed rounds, both ways; masked vectors are payload"
+_DROPPED = "Clients that dropped out of masked sums of committed rounds, by the message they did not send"
+
+TOTALS: dict[str, Total] = {
+    "clients_selected": Total("clients_selected", "Clients that were given a task, over committed rounds"),
+    "clients_admitted": Total("clients_admitted", "Clients whose update was admitted, over committed rounds"),
+    "updates_clipped": Total("updates_clipped", "Admitted updates that were cut to the plan's clip, over committed rounds"),
+    "mask_groups": Total("mask_groups", _GROUPS, ("outcome", "summed")),
+    "mask_groups_void": Total("mask_groups", _GROUPS, ("outcome", "void")),
+    "mask_groups_lost": Total("mask_groups", _GROUPS, ("outcome", "lost")),
+    "mask_keys_bytes": Total("mask_message_bytes", _MESSAGES, ("step", "keys")),
+    "mask_shares_bytes": Total("mask_message_bytes", _MESSAGES, ("step", "shares")),
+    "mask_reveals_bytes": Total("mask_message_bytes", _MESSAGES, ("step", "reveals")),
+    "mask_gone_before_keys": Total("mask_dropouts", _DROPPED, ("stage", "keys")),
+    "mask_gone_before_shares": Total("mask_dropouts", _DROPPED, ("stage", "shares")),
+    "mask_gone_before_upload": Total("mask_dropouts", _DROPPED, ("stage", "upload")),
+    "mask_gone_before_reveal": Total("mask_dropouts", _DROPPED, ("stage", "reveal")),
+}
+"""Facts that add up over rounds, by name."""

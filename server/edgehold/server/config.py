@@ -27,6 +27,7 @@ class ServerTable(Config, frozen=True, kw_only=True):
     enrol_listen: str = "127.0.0.1:8471"
     renew_listen: str = "127.0.0.1:8472"
     metrics_listen: str = "127.0.0.1:8473"
+    status_page: bool = False
     advertise_host: str = "127.0.0.1"
     host_names: tuple[str, ...] = ("localhost", "127.0.0.1")
 

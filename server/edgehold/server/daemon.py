@@ -7,17 +7,19 @@ import os
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from edgehold.core import keys
 from edgehold.core.errors import ConfigError, JournalError
@@ -29,6 +31,7 @@ from edgehold.proto.rpc import service
 from edgehold.proto.v1 import admin_pb2, control_pb2, mailbox_pb2, masks_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import ConnectResponse, Draining
 from edgehold.server.config import ServerConfig, keys_folder
+from edgehold.server.desk import page
 from edgehold.server.desk.operator import SOCKET, socket_address
 from edgehold.server.identity.ca import CertificateAuthority, trusted_pem
 from edgehold.server.identity.roster import Roster
@@ -39,6 +42,8 @@ from edgehold.server.rounds.admission import Admission
 from edgehold.server.rounds.board import Board
 from edgehold.server.rounds.evaluation import Evaluation
 from edgehold.server.rounds.floor import Floor
+from edgehold.server.rounds.gauges import Gauges
+from edgehold.server.rounds.overview import Overview
 from edgehold.server.rounds.runs import Runs
 from edgehold.server.rounds.sessions import Sessions
 from edgehold.server.store.blobs import BlobStore
@@ -48,6 +53,7 @@ from edgehold.server.wire.admin import AdminService
 from edgehold.server.wire.control import ControlService
 from edgehold.server.wire.enrolment import Issuer, own_tls, start_enrolment, start_renewal
 from edgehold.server.wire.gate import Doorman, RefusalLog, background
+from edgehold.server.wire.loopback import Loopback, Reply, Route, loopback_address
 from edgehold.server.wire.mailbox import MailboxService
 from edgehold.server.wire.masks import MaskService
 from edgehold.server.wire.transfer import TransferService
@@ -102,6 +108,7 @@ class Daemon:
         self._doormen: list[Doorman] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = health.HealthServicer()
+        self._loopback: Loopback | None = None
         self.addresses: dict[str, str] = {}
 
     async def run(self, ready: Callable[["Daemon"], None]) -> int:
@@ -113,11 +120,12 @@ class Daemon:
         for run, numbers in self._config.record.items():
             log.warning("server.toml asks for it: updates of run %s, rounds %s, are kept in the clear", run, list(numbers))
         with contextlib.ExitStack() as stack:
-            journal = Journal(self._home)
+            metrics = Metrics(CollectorRegistry())
+            journal = Journal(self._home, metrics.journal_sync.observe)
             stack.callback(journal.close)
             stack.callback((self._home / SOCKET).unlink, missing_ok=True)
             identity = Identity.load(self._home, self._config)
-            floor = self._floor(journal, identity)
+            floor = self._floor(journal, identity, metrics)
             # Before the first socket: no process is started beside gRPC's threads.
             await floor.evaluation.start()
             runs = Runs(floor)
@@ -140,6 +148,8 @@ class Daemon:
                 await self._serve(runs, floor.sessions)
                 await runs.drain()
             finally:
+                if self._loopback is not None:
+                    await self._loopback.stop()
                 await asyncio.gather(*(server.stop(RECONNECT_S) for server in self._servers))
                 await floor.evaluation.stop()
                 if self._tasks:
@@ -156,13 +166,16 @@ class Daemon:
                 f"chmod 700 {self._home}"
             )
 
-    def _floor(self, journal: Journal, identity: Identity) -> Floor:
+    def _floor(self, journal: Journal, identity: Identity, metrics: Metrics) -> Floor:
         config, board = self._config, Board()
         spool = self._home / "spool"
         spool.mkdir(mode=0o700, exist_ok=True)
         federation, limits, ca = config.server.federation, config.limits, config.ca_folder(self._home)
-        admission = Admission(journal, board, federation, spool, limits.max_payload_bytes, config.store.min_free_share)
-        sessions, metrics = Sessions(), Metrics(CollectorRegistry())
+        admission = Admission(
+            journal, board, federation, spool, limits.max_payload_bytes, config.store.min_free_share,
+            lambda code: metrics.rejections.labels(code).inc(),
+        )  # fmt: skip
+        sessions = Sessions()
         sessions.on_change(lambda client, connected: metrics.clients_connected.set(len(sessions.connected)))
         return Floor(
             federation, identity.signing_key, journal, Roster(journal), sessions, board, admission,
@@ -206,7 +219,7 @@ class Daemon:
             identity,
         )
         await self._open_socket(service(_ADMIN, admin, local))
-        self._open_metrics(metrics)
+        self._open_loopback(floor, runs)
 
     def _issuer(self, identity: Identity, authority: CertificateAuthority, tokens: Tokens, refusals: RefusalLog) -> Issuer:
         return Issuer(
@@ -260,17 +273,21 @@ class Daemon:
         path.chmod(0o600)
         self._servers.append(server)
 
-    def _open_metrics(self, metrics: Metrics) -> None:
-        host, _, port = self._config.server.metrics_listen.rpartition(":")
-        if not host:
+    def _open_loopback(self, floor: Floor, runs: Runs) -> None:
+        where = self._config.server.metrics_listen
+        if not where:
             return
-        if host not in ("127.0.0.1", "localhost", "::1"):
-            raise ConfigError(f"server.toml: server.metrics_listen = {host!r}: metrics are served on loopback only")
-        try:
-            server, _ = start_http_server(int(port), host, metrics.registry)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"server.toml: server.metrics_listen cannot be listened on: {error}") from None
-        self.addresses["metrics"] = f"{host}:{server.server_port}"
+        host, port = loopback_address(where)
+        gauges = Gauges(floor, runs, self._config.limits.certificate_life_s)
+        routes: dict[str, Route[Any]] = {
+            "/metrics": Route(gauges.measure, lambda _, accept: Reply(*floor.metrics.exposition(accept)))
+        }
+        if self._config.server.status_page:
+            page.must_have_engine()
+            overview = Overview(floor, runs, gauges, time.time())
+            routes |= {"/": Route(overview.now, page.html), "/status.json": Route(overview.now, page.as_json)}
+        self._loopback = Loopback(host, port, routes)
+        self.addresses["metrics"] = f"{host}:{self._loopback.port}"
 
     # ---- until the end
 

@@ -17,6 +17,7 @@ listen = "{host}:{port}"            # rounds; mutual TLS
 enrol_listen = "{host}:{enrol}"      # first certificates, against one-time tokens
 renew_listen = "{host}:{renew}"      # fresh certificates, against the one a client has
 metrics_listen = "127.0.0.1:{metrics}"    # Prometheus, loopback only; "" for none
+status_page = false              # true: http://127.0.0.1:{metrics}/ shows runs and clients to every user of this machine
 advertise_host = "{host}"           # what enrolment bundles tell devices to call
 host_names = ["localhost", "{host}"]
 enrolment = "here"               # "apart": `fl-server enrolment` holds the enrolment key, this server never reads it

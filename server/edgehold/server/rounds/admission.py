@@ -6,8 +6,8 @@ The first admitted upload of a client for a task wins; a resend gets the same re
 import asyncio
 import errno
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from edgehold.core import crashpoints
 from edgehold.core.contract import HEADER_LIMIT, Container
 from edgehold.core.errors import (
+    REJECTIONS,
     BadSignature,
     BeyondOffset,
     Busy,
@@ -78,11 +79,22 @@ class Upload:
 
 
 class Admission:
-    """Decides on uploads. min_free_share: share of the disk that must stay free; max_payload: bytes per upload."""
+    """Decides on uploads. min_free_share: share of the disk that must stay free; max_payload: bytes per upload.
+
+    rejected: told the code of every rejection.
+    """
 
     def __init__(
-        self, journal: Journal, board: Board, federation: str, spool: Path, max_payload: int, min_free_share: float
+        self,
+        journal: Journal,
+        board: Board,
+        federation: str,
+        spool: Path,
+        max_payload: int,
+        min_free_share: float,
+        rejected: Callable[[str], object] = lambda code: None,
     ) -> None:
+        self._rejected = rejected
         self._journal = journal
         self._board = board
         self._federation = federation
@@ -96,6 +108,10 @@ class Admission:
 
         certificate: the member's, PEM; where peers read the update, they are shown it.
         """
+        with self._counted():
+            return self._begin(member, manifest, signature, certificate)
+
+    def _begin(self, member: Member, manifest: Manifest, signature: bytes, certificate: bytes) -> Upload | Receipt:
         statement = self.vouch(member, manifest, signature)
         if receipt := self.receipt(member.id, manifest):
             return receipt
@@ -205,6 +221,10 @@ class Admission:
 
     async def chunk(self, upload: Upload, offset: int, data: bytes) -> None:
         """Take bytes at an offset; what was received before is compared, not stored again."""
+        with self._counted():
+            await self._chunk(upload, offset, data)
+
+    async def _chunk(self, upload: Upload, offset: int, data: bytes) -> None:
         if len(data) > CHUNK_LIMIT:
             raise TooLarge(f"chunk of {len(data)} bytes; at most {CHUNK_LIMIT} are accepted")
         async with self._alone(upload):
@@ -262,6 +282,10 @@ class Admission:
         return await to_its_end(self._finish(upload))
 
     async def _finish(self, upload: Upload) -> Receipt:
+        with self._counted():
+            return await self._admit(upload)
+
+    async def _admit(self, upload: Upload) -> Receipt:
         crashpoints.reach("upload_whole")
         opened = upload.opened
         async with self._alone(upload):
@@ -316,6 +340,19 @@ class Admission:
             records.write_letter(db, where, said.client_id, upload.head.SerializeToString())
         db.execute("UPDATE clients SET admitted = admitted + 1 WHERE id=?", (said.client_id,))
         return int(cursor.lastrowid)
+
+    @property
+    def under_way(self) -> int:
+        """Uploads that have begun and are neither admitted nor given up."""
+        return len(self._uploads)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except REJECTIONS as error:
+            self._rejected(error.code)
+            raise
 
     def discard(self, upload: Upload) -> None:
         """Forget an upload and its bytes; a file that a thread still works on goes when the thread is done."""

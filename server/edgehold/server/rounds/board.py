@@ -1,6 +1,7 @@
 """The rounds that are open now: what was asked of whom, and what has come in."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,8 @@ class OpenRound:
     """One attempt at one round while updates come in. updates: client -> its sealed file and the
     update read from it. uploads: how they are read. changed: set whenever the tally may decide anew.
     rejected: clients whose update was refused. mail: the letters of the round before, for methods whose devices read them.
-    masks: the masked sum, where updates are summed under masks; its steps go on after the last upload.
+    masks: the masked sum, where updates are summed under masks; its steps go on after the last upload. since_s: monotonic time
+    at which the attempt began (again, after a restart); deadline_s: seconds it may take to collect what it waits for.
     """
 
     run: str
@@ -45,6 +47,8 @@ class OpenRound:
     masks: MaskedRound | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    since_s: float = field(default_factory=time.monotonic)
+    deadline_s: float = 0.0
 
     @property
     def id(self) -> TaskId:
@@ -67,6 +71,20 @@ class Board:
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, int, int], OpenRound] = {}
         self._masked: dict[tuple[str, int, int], OpenRound] = {}
+        self._under_way: dict[tuple[str, int, int], OpenRound] = {}
+
+    def begin(self, opened: OpenRound) -> None:
+        """A round is under way until `forget`: it collects, then it closes."""
+        self._under_way[opened.run, opened.round, opened.attempt] = opened
+
+    @property
+    def under_way(self) -> list[OpenRound]:
+        """Rounds that are neither committed nor abandoned, oldest first."""
+        return list(self._under_way.values())
+
+    def collects(self, opened: OpenRound) -> bool:
+        """Whether the round still takes updates."""
+        return (opened.run, opened.round, opened.attempt) in self._rounds
 
     def post(self, opened: OpenRound) -> None:
         """A round's tasks go out."""
@@ -83,7 +101,8 @@ class Board:
     def forget(self, opened: OpenRound) -> None:
         """The round is over."""
         self.take_down(opened)
-        self._masked.pop((opened.run, opened.round, opened.attempt), None)
+        for rounds in (self._masked, self._under_way):
+            rounds.pop((opened.run, opened.round, opened.attempt), None)
 
     def find(self, task: TaskId) -> OpenRound:
         """The open round a message speaks of; `Stale` when there is none, or its nonce is another."""

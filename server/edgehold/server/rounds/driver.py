@@ -43,7 +43,7 @@ class RunFailed(FlError):
 
 
 class Driver:
-    """Drives one run. tell: called with every round worth showing."""
+    """Drives one run. tell: called with every round worth showing. round: the one it is at, 0 before the first."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Driver:
         self._state: Any = None
         self._initial = initial
         self._opened: OpenRound | None = None
+        self.round = 0
         self._scoring = Scoring(floor, plan, tell)
         self._summing = Summing(floor, plan, opening.schema, self.gathering)
         self._sweeping: asyncio.Task[None] | None = None
@@ -105,6 +106,7 @@ class Driver:
     # ---- one round
 
     async def _play(self, number: int) -> None:
+        self.round = number
         refused: set[str] = set()
         reasons = ""
         for _ in range(self.plan.cohort.max_attempts):
@@ -162,6 +164,7 @@ class Driver:
         """Play an opened round to its commit; False when it had to be abandoned."""
         started, floor = time.monotonic(), self.floor
         survivors = row.survivors
+        floor.board.begin(opened)
         if opened.masks is not None:
             floor.board.unmask(opened)
         try:
@@ -187,6 +190,7 @@ class Driver:
             await self._close(row, opened, survivors, started)
             return True
         finally:
+            floor.metrics.moved(opened.bytes_up, opened.bytes_down)
             floor.board.forget(opened)
             floor.admission.forget(opened)
             if opened.masks is not None:

@@ -44,6 +44,12 @@ class Opening:
         """Whether the server keeps a round's updates for the devices of the next one."""
         return self.needs.peers and self.plan.peers.path == "relay"
 
+    @property
+    def deadline_s(self) -> float:
+        """Seconds in which a round has either what it waits for or given up on it: under masks, four steps instead of one."""
+        steps = 3 * self.plan.masks.step_deadline_s if self.plan.privacy.masked else 0.0
+        return self.plan.cohort.round_deadline_s + steps
+
     def encode(self, order: Any) -> tuple[bytes, FileBlob]:
         """Header and stored body of an order."""
         payload = self.codec.encode_order(order)
@@ -62,7 +68,7 @@ class Opening:
         mail = Mail.of(floor.journal, row.run, floor.keys, floor.spool, self.relays) if self.needs.peers else None
         opened = OpenRound(
             row.run, row.round, row.attempt, row.nonce, self.plan.digest, self.plan.run.task, base, self.schema,
-            self.codec, tally, key, folder, {}, mail=mail,
+            self.codec, tally, key, folder, {}, mail=mail, deadline_s=self.deadline_s,
         )  # fmt: skip
         if self.sizes is not None:
             self._mask(opened, row, self.sizes)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ class Runs:
     def infos(self) -> list[RunInfo]:
         """Every run, oldest first."""
         return [self.info(run) for (run,) in self._floor.journal.read("SELECT id FROM runs ORDER BY seq")]
+
+    def newest(self, most: int) -> list[RunInfo]:
+        """The newest runs, newest first."""
+        return [self.info(run) for (run,) in self._floor.journal.read("SELECT id FROM runs ORDER BY seq DESC LIMIT ?", most)]
+
+    def states(self) -> Counter[str]:
+        """How many runs are in which state."""
+        return Counter(dict(self._floor.journal.read("SELECT state, COUNT(*) FROM runs GROUP BY state")))  # type: ignore[arg-type]
+
+    def progress(self) -> tuple[int, int]:
+        """Round that the newest running run is at, and how many it is to have; (0, 0) when none runs."""
+        newest = next(reversed(self._drivers.values()), None)
+        return (newest.round, newest.plan.run.rounds) if newest else (0, 0)
 
     def info(self, run: str) -> RunInfo:
         """One run."""
