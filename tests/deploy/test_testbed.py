@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -19,6 +20,7 @@ from edgehold.attacks.multinode import containers, ground, network
 from edgehold.attacks.multinode.backend import SKIP
 from edgehold.attacks.multinode.config import load
 from edgehold.attacks.testbed import eventually
+from edgehold.core.onnx_run import Graph
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BED = (DEPLOY / "testbed.toml").read_text()
@@ -97,6 +99,15 @@ def test_one_command_ends_with_models_and_a_report(processes: Path) -> None:
         weights = b"".join(values.astype("<f4").tobytes() for values in load_file(out / run["model"]).values())
         assert run["weights_sha256"] == hashlib.sha256(weights).hexdigest()
         assert name in (out / "report.txt").read_text()
+        exported = run["exported"]
+        manifest = (out / name / "manifest.json").read_bytes()
+        assert exported["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+        assert (exported["deployed_on"], exported["records"], exported["same_decision"]) == ("dev-0", 1000, 1.0)
+        assert exported["max_abs"] < 1e-9, "the head and its features are computed in float64"
+        said = json.loads(manifest)
+        assert (said["run"], said["round"], said["weights_sha256"]) == (name, 2, run["weights_sha256"])
+        graph = Graph((out / name / "model.onnx").read_bytes(), name)
+        assert graph(np.zeros((3, 2))).shape[0] == 3
     assert len({run["weights_sha256"] for run in found.values()}) == 3
     verdict = json.loads((out / "report.json").read_text())["verdict"]
     assert verdict["won"] is True

@@ -43,6 +43,12 @@ class Backend(Protocol):
     def fetch(self, run: str, path: Path) -> None:
         """The newest model of a run as a safetensors file."""
 
+    def export(self, run: str, folder: Path) -> None:
+        """The newest model of a run as the signed folder with an ONNX graph that devices run."""
+
+    def deploy(self, folder: Path, client: str) -> str:
+        """Have a device check such a folder and put its model in force; returns the digest of the manifest it took."""
+
     def cut(self, client: str) -> None:
         """Take a device off the network; `NotPossible` where devices have no links of their own."""
 

@@ -1,9 +1,11 @@
 """The backend of containers: images of our own, Docker Compose, a network for each device."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,27 @@ class ComposeBackend:
         if done.returncode:
             raise RuntimeError(f"the model of {run}: {done.stderr.decode(errors='replace').strip()[-500:]}")
         path.write_bytes(done.stdout)
+
+    def export(self, run: str, folder: Path) -> None:
+        """See `Backend`."""
+        script = f"fl-server export {run} --out /tmp/model >/dev/null && tar -C /tmp/model -cf - . && rm -r /tmp/model"
+        done = subprocess.run(self._command("exec", "--no-TTY", SERVER, "sh", "-c", script), capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"the model of {run} for devices: {done.stderr.decode(errors='replace').strip()[-500:]}")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as files:
+            files.extractall(folder, filter="data")
+
+    def deploy(self, folder: Path, client: str) -> str:
+        """See `Backend`."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as files:
+            files.add(folder, arcname="model")
+        script = "tar -C /tmp -xf - && fl-client deploy /tmp/model --json && rm -r /tmp/model"
+        command = self._command("exec", "--no-TTY", client, "sh", "-c", script)
+        done = subprocess.run(command, input=packed.getvalue(), capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"{client} refuses the model: {done.stderr.decode(errors='replace').strip()[-500:]}")
+        return str(json.loads(done.stdout)["manifest_sha256"])
 
     def cut(self, client: str) -> None:
         """See `Backend`."""

@@ -9,8 +9,12 @@ from edgehold.attacks.demo.processes import Processes
 from edgehold.attacks.multinode.backend import Ended, NotPossible, OnRound
 from edgehold.attacks.multinode.config import Testbed
 from edgehold.attacks.testbed import Federation, eventually
+from edgehold.client import identity
+from edgehold.client.config import Home
+from edgehold.client.deployed import Deployed
 from edgehold.proto.channel import Stub
 from edgehold.proto.v1 import admin_pb2 as pb
+from edgehold.server.desk import handing
 
 CONNECTED_S = 120.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -74,6 +78,16 @@ class LocalBackend:
             return b"".join([part.data async for part in parts])
 
         path.write_bytes(self._federation.ask(read))
+
+    def export(self, run: str, folder: Path) -> None:
+        """See `Backend`."""
+        handing.export(self._federation.home, handing.Wish(run), folder)
+
+    def deploy(self, folder: Path, client: str) -> str:
+        """See `Backend`."""
+        places = Home(self._federation.folder / client)
+        model = Deployed(places.deployed, self.bed.task.name, identity.load(places.identity))
+        return model.deploy(folder).bundle.digest
 
     def cut(self, client: str) -> None:
         """See `Backend`."""

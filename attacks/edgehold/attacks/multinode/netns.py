@@ -44,6 +44,14 @@ class NetnsBackend:
         """See `Backend`."""
         self._nodes.fetch(run, path)
 
+    def export(self, run: str, folder: Path) -> None:
+        """See `Backend`."""
+        self._nodes.export(run, folder)
+
+    def deploy(self, folder: Path, client: str) -> str:
+        """See `Backend`."""
+        return self._nodes.deploy(folder, client)
+
     def cut(self, client: str) -> None:
         """See `Backend`."""
         self._shaped.cut(client)

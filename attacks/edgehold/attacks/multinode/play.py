@@ -1,6 +1,8 @@
 """Playing the runs on a backend: what each gave, and its model on the host, read back before it counts."""
 
 import hashlib
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,20 @@ from edgehold.attacks.multinode.backend import Backend
 from edgehold.attacks.multinode.config import Testbed
 from edgehold.attacks.multinode.partitions import Partitions
 from edgehold.client import model_file
+from edgehold.core import handover
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One run. rounds: facts of each; digest: SHA-256 of the model's weights; cuts: who was off the network, in which round."""
+    """One run. rounds: facts of each; digest: SHA-256 of the model's weights; cuts: who was off the network, in which round;
+    exported: the model as devices run it, and which device has it in force.
+    """
 
     outcome: Outcome
     rounds: Sequence[Mapping[str, float]]
     digest: str
     cuts: Sequence[Mapping[str, object]]
+    exported: Mapping[str, object]
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in the report."""
@@ -33,6 +39,7 @@ class Played:
             "model": self.outcome.model.name,
             "weights_sha256": self.digest,
             "cuts": list(self.cuts),
+            "exported": dict(self.exported),
         }
 
 
@@ -78,4 +85,22 @@ def _one(bed: Testbed, backend: Backend, run: str, models: Path, show: Screen) -
         scenario, bed.testbed.seed, [facts["accuracy"] for facts in ordered], ended.seconds,
         int(sum(facts["bytes_up"] for facts in ordered)), path,
     )  # fmt: skip
-    return Played(outcome, ordered, hashlib.sha256(weights.tobytes()).hexdigest(), cuts.as_list())
+    exported = _handed(bed, backend, run, models / run)
+    return Played(outcome, ordered, hashlib.sha256(weights.tobytes()).hexdigest(), cuts.as_list(), exported)
+
+
+def _handed(bed: Testbed, backend: Backend, run: str, folder: Path) -> Mapping[str, object]:
+    """The last step: the model leaves the server as an ONNX graph, and the first device proves it and puts it in force."""
+    if folder.exists():  # left by an earlier testbed, as the other results are that this one writes over
+        shutil.rmtree(folder)
+    backend.export(run, folder)
+    device = bed.clients[0]
+    taken = backend.deploy(folder, device)
+    manifest = (folder / handover.MANIFEST).read_bytes()
+    if hashlib.sha256(manifest).hexdigest() != taken:
+        raise Failed(f"run {run}: {device} has another model in force than {folder}")
+    said = json.loads((folder / handover.PARITY).read_bytes())
+    return {
+        "folder": folder.name, "manifest_sha256": taken, "deployed_on": device, "records": said["records"],
+        "max_abs": said["max_abs"], "same_decision": said["same_decision"],
+    }  # fmt: skip
