@@ -115,7 +115,7 @@ def expressions() -> list[str]:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    tables = {"server": {"status_page": True}, "budgets.kept": {"max_epsilon": 50.0}}
+    tables: dict[str, dict[str, Any]] = {"server": {"status_page": True}, "budgets.kept": {"max_epsilon": 50.0}}
     with Federation(tmp_path_factory.mktemp("watched"), {"kept": ENTRY, "open": ENTRY}, tables) as bed:
         bed.start_server({"PYTHONPATH": str(ROOT)})
         for at in range(DEVICES):
@@ -137,7 +137,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 seen.extend([await asyncio.to_thread(get, bed, path) for path in ("/status.json", "/", "/metrics")])
 
             asyncio.run(misbehave(bed, watching))
-            # The last score may come after the end of the run.
+            if server:
+                eventually(lambda: server.query("edgehold_rounds_committed_total == 5"), what="a scrape of the last round")
             queried = {text: server.query(text) for text in expressions()} if server else {}
             yield Watched(
                 bed.addresses["metrics"], json.loads(seen[0]), seen[1], seen[2], get(bed, "/"),

@@ -107,7 +107,7 @@ def test_head_has_the_headers_alone() -> None:
 
 
 def test_what_is_not_here_says_what_is() -> None:
-    for path in ("/other", "//", "/../", "/%00", "/x" * 1000):
+    for path in ("/other", "/../", "/%00", "/x" * 1000):
         answer = serving(ROUTES, lambda at, path=path: ask(at, path))  # type: ignore[misc]
         only(answer, 404)
         assert answer.body == b"here are: /\n"

@@ -208,7 +208,7 @@ def test_a_browser_runs_nothing_of_it(tmp_path: Path) -> None:
             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / name).as_uri(),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return re.findall(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[0]
+        return str(re.findall(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[0])
 
     assert title("control.html") == "owned"
     assert "owned" in title("page.html")  # as text: the federation's name

@@ -104,7 +104,9 @@ class Metrics:
             family = self.totals[total.name]
             self._totals[name] = family.labels(total.label[1]) if total.label else family
         for code, error in ERRORS.items():
-            # From 0 on: the first rejection of a kind must be an increase, not a series that begins at 1.
+            # From 0 on: the first of a kind must be an increase, not a series that begins at 1.
+            self.refusals.labels(code)
+            self.declines.labels(code)
             if issubclass(error, REJECTIONS):
                 self.rejections.labels(code)
 

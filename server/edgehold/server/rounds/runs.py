@@ -136,7 +136,7 @@ class Runs:
 
     def states(self) -> Counter[str]:
         """How many runs are in which state."""
-        return Counter(dict(self._floor.journal.read("SELECT state, COUNT(*) FROM runs GROUP BY state")))  # type: ignore[arg-type]
+        return Counter(dict(self._floor.journal.read("SELECT state, COUNT(*) FROM runs GROUP BY state")))
 
     def progress(self) -> tuple[int, int]:
         """Round that the newest running run is at, and how many it is to have; (0, 0) when none runs."""

@@ -152,6 +152,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = PATIENCE_S
+    # What is no request at all gets an answer with status and headers like any other; the library's HTTP/0.9 has neither.
+    default_request_version = "HTTP/1.0"
 
     def reply(self, path: str, accept: str) -> Reply:
         """What to answer at a path."""
