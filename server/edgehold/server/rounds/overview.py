@@ -54,8 +54,10 @@ class Overview:
 
     def _server(self) -> Data:
         floor, now = self._floor, time.time()
-        commits, seconds = self._sample("journal_sync_seconds_count"), self._sample("journal_sync_seconds_sum")
-        within = self._sample("journal_sync_seconds_bucket", le="1.0")
+        # In one reading: the journal's thread counts on meanwhile.
+        (journal,) = floor.metrics.journal_sync.collect()
+        syncs = {(one.name.removeprefix(f"{journal.name}_"), one.labels.get("le")): one.value for one in journal.samples}
+        commits, seconds, within = syncs["count", None], syncs["sum", None], syncs["bucket", "1.0"]
         return {
             "federation": floor.federation, "software": version("edgehold"), "boot": floor.journal.epoch, "time_unix_s": now,
             "uptime_s": now - self._started_s, "disk_free_ratio": free_share(floor),
