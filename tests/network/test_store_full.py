@@ -163,8 +163,8 @@ def test_a_journal_that_cannot_be_synced_stops_the_process(
     journals: list[Journal] = []
     made = Journal.__init__
 
-    def remember(journal: Journal, folder: Path, synced: Callable[[float], object]) -> None:
-        made(journal, folder, synced)
+    def remember(journal: Journal, folder: Path, *synced: Callable[[float], object]) -> None:
+        made(journal, folder, *synced)
         journals.append(journal)
 
     monkeypatch.setattr(Journal, "__init__", remember)
