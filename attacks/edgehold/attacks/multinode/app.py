@@ -104,6 +104,9 @@ def write(played: Sequence[Played], kind: str, bed: Testbed, begun: float, resul
         "verdict": verdict.as_dict() if verdict else None,
     }  # fmt: skip
     text = report.text(results) + (f"\n{verdict.text()}" if verdict else "")
+    text += f"\nFor devices (ONNX, signed, in force on {bed.clients[0]}): " + ", ".join(
+        str(results / one.outcome.model.with_suffix("")) for one in played
+    )
     Path(REPORT).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     Path(TEXT).write_text(text + "\n", encoding="utf-8")
     return text
