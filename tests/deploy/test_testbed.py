@@ -59,7 +59,7 @@ def play(folder: Path, *words: str, file: str = BED) -> Done:
     bed.write_text(file)
     command = module("app", str(bed), "--out", str(folder / "out"), *SMALL, *words)
 
-    where = {**os.environ, "EDGEHOLD_DEPLOY": str(DEPLOY), "EDGEHOLD_BASE_IMAGE": "not pulled by tests"}
+    where = {**os.environ, "EDGEHOLD_DEPLOY": str(DEPLOY)}
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=where
     ) as child:
