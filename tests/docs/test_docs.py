@@ -27,7 +27,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "demo", "devices", "matrix", "peers")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "demo", "deploy", "devices", "matrix", "monitoring", "peers")),
     *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
 ]
 
