@@ -33,6 +33,7 @@ from edgehold.core.vectors import FloatArray, Vector
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Training
 from edgehold.proto.channel import client_options, options
+from edgehold.proto.chunks import Chunk
 from edgehold.proto.masks import terms_of
 from edgehold.proto.rpc import Caller, service
 from edgehold.proto.v1 import control_pb2, transfer_pb2
@@ -270,9 +271,10 @@ class FakeServer:
             return ResumeResponse(offset=request.manifest.payload_length, receipt=self.receipts[nonce])
         return ResumeResponse(offset=len(self.partial.get(nonce, b"")))
 
-    async def upload(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadResponse:
+    async def upload(self, requests: AsyncIterator[Chunk[UploadRequest]], caller: Caller) -> UploadResponse:
         manifest = None
-        async for message in requests:
+        async for chunk in requests:
+            message = chunk.head
             if manifest is None:
                 manifest = message.manifest
                 self.kinds.append(manifest.payload_kind)
@@ -283,7 +285,7 @@ class FakeServer:
             held = self.partial.setdefault(manifest.task.nonce, bytearray())
             if message.offset > len(held):
                 raise BeyondOffset("gap", expected_offset=len(held))
-            held[message.offset :] = message.data
+            held[message.offset :] = chunk.data
             if self.cut_upload_at is not None and len(held) >= self.cut_upload_at:
                 self.cut_upload_at = None
                 raise PeerGone("cut", retry_after_s=0.0)

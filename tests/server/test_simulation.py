@@ -26,9 +26,10 @@ from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
 from edgehold.core.vectors import Schema, Tensor, Vector
 from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Update
+from edgehold.proto.chunks import Chunk, split
 from edgehold.proto.rpc import Caller
 from edgehold.proto.statements import manifest_of
-from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, decode
+from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT
 from edgehold.proto.v1.transfer_pb2 import Receipt, ResumeRequest, UploadRequest
 from edgehold.server import threads
 from edgehold.server.identity.roster import Roster
@@ -156,7 +157,7 @@ class Sender:
         reply = await self.world.service.upload(self._messages(offset), self.world.callers[self.name])
         return reply.receipt
 
-    async def _messages(self, offset: int) -> AsyncIterator[UploadRequest]:
+    async def _messages(self, offset: int) -> AsyncIterator[Chunk[UploadRequest]]:
         rng, data = self.rng, self.data
         cuts = sorted({offset, *(rng.randint(offset, len(data)) for _ in range(rng.randint(0, 4))), len(data)})
         chunks = [(a, data[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)] or [(offset, b"")]
@@ -180,7 +181,7 @@ class Sender:
             for _ in range(rng.choice((0, 0, 1, 5))):
                 await asyncio.sleep(0)
             message = UploadRequest(**head, offset=start, data=piece)
-            yield decode(UploadRequest, message.SerializeToString(), CHUNK_MESSAGE_LIMIT)
+            yield arrived(message)
             head = {}
 
 
@@ -388,6 +389,11 @@ def test_a_second_update_cannot_push_out_the_one_that_is_being_recorded(tmp_path
     world.journal.close()
 
 
-async def aiter_of(*messages: UploadRequest) -> AsyncIterator[UploadRequest]:
+async def aiter_of(*messages: UploadRequest) -> AsyncIterator[Chunk[UploadRequest]]:
     for message in messages:
-        yield message
+        yield arrived(message)
+
+
+def arrived(message: UploadRequest) -> Chunk[UploadRequest]:
+    """The message as a handler is given it."""
+    return split(UploadRequest, message.SerializeToString(), CHUNK_MESSAGE_LIMIT)

@@ -277,8 +277,7 @@ class Jobs:
             if hashlib.sha256(assignment.inline_body).digest() != digest:
                 raise Corrupted("the inline model does not match its digest")
             return assignment.inline_body
-        whole = await download(self._transfer, digest, length, self._config.transfer)
-        return memoryview(whole).toreadonly()
+        return await download(self._transfer, digest, length, self._config.transfer)
 
     def _settle(self, entry: Stored) -> Work:
         """Bring a stored update of an earlier life of this process to its end."""

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
+from edgehold.proto.chunks import Chunk, split
 from edgehold.proto.status import error_of
 from edgehold.proto.strict import MESSAGE_LIMIT, METADATA_LIMIT, decode
 
@@ -85,6 +86,17 @@ class Stub:
             raise error_of(error) from None
         finally:
             # A stream left half-way must end now, not when somebody collects the garbage.
+            call.cancel()
+
+    async def chunks(self, method: str, request: Message, reply: type[M]) -> AsyncIterator[Chunk[M]]:
+        """One request, many replies that end in bulk bytes."""
+        call = self._call(method, "unary_stream")(request.SerializeToString())
+        try:
+            async for data in call:
+                yield split(reply, data, MESSAGE_LIMIT)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
             call.cancel()
 
     async def collect(self, method: str, requests: AsyncIterable[bytes], reply: type[M], timeout_s: float | None = None) -> M:

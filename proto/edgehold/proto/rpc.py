@@ -1,7 +1,7 @@
 """Services over raw bytes: identity first, then strict decoding, then the handler; every refusal has its exact status.
 
 A handler is `async def method(self, request, caller) -> reply`; a streaming reply is an async generator; a streaming
-request arrives as an async iterator of decoded messages.
+request arrives as an async iterator of decoded messages, or of `Chunk`s where it carries bulk bytes.
 """
 
 import logging
@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from edgehold.core.errors import FlError, IdentityError, JournalError
 from edgehold.core.identity import Identity
+from edgehold.proto.chunks import split
 from edgehold.proto.status import DETAIL_KEY, detail_of, status_of
 from edgehold.proto.strict import CHUNK_MESSAGE_LIMIT, CONTROL_LIMIT, decode
 
@@ -61,7 +62,9 @@ class Gate(Protocol):
 
 
 # Messages that carry a chunk may be as large as one; all others are control messages.
-_CHUNKED = {"UploadRequest", "SubmitRunRequest"}
+_LARGE = {"UploadRequest", "SubmitRunRequest"}
+# Those whose handlers are given a `Chunk`: bulk bytes are not copied to be looked at.
+_CHUNKED = {"UploadRequest"}
 
 
 def service(descriptor: ServiceDescriptor, implementation: object, gate: Gate) -> grpc.GenericRpcHandler:
@@ -78,15 +81,16 @@ def _snake(name: str) -> str:
 
 def _handler(method: MethodDescriptor, run: Callable[..., Any], gate: Gate) -> "grpc.RpcMethodHandler[Any, Any]":
     kind: type[Message] = GetMessageClass(method.input_type)
-    limit = CHUNK_MESSAGE_LIMIT if method.input_type.name in _CHUNKED else CONTROL_LIMIT
+    limit = CHUNK_MESSAGE_LIMIT if method.input_type.name in _LARGE else CONTROL_LIMIT
+    understand: Callable[[type[Message], bytes, int], Any] = split if method.input_type.name in _CHUNKED else decode
     name = f"{method.containing_service.name}/{method.name}"
 
-    async def requests(raw: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async def requests(raw: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for data in raw:
-            yield decode(kind, data, limit)
+            yield understand(kind, data, limit)
 
     def read(raw: Any) -> Any:
-        return requests(raw) if method.client_streaming else decode(kind, raw, limit)
+        return requests(raw) if method.client_streaming else understand(kind, raw, limit)
 
     async def unary(raw: Any, context: Context) -> bytes:
         caller = None

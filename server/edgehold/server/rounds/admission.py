@@ -219,12 +219,12 @@ class Admission:
             raise Duplicate(f"run {task.run!r} round {task.round} already has another update of this client; drop this one")
         return Receipt(task=task, payload_digest=payload, sequence=sequence)
 
-    async def chunk(self, upload: Upload, offset: int, data: bytes) -> None:
+    async def chunk(self, upload: Upload, offset: int, data: bytes | memoryview) -> None:
         """Take bytes at an offset; what was received before is compared, not stored again."""
         with self._counted():
             await self._chunk(upload, offset, data)
 
-    async def _chunk(self, upload: Upload, offset: int, data: bytes) -> None:
+    async def _chunk(self, upload: Upload, offset: int, data: bytes | memoryview) -> None:
         if len(data) > CHUNK_LIMIT:
             raise TooLarge(f"chunk of {len(data)} bytes; at most {CHUNK_LIMIT} are accepted")
         async with self._alone(upload):

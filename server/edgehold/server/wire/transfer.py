@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from edgehold.core.errors import IdentityError, Interrupted, PeerGone, Stale, WrongShape
-from edgehold.proto.chunks import with_data
+from edgehold.proto.chunks import Chunk, with_data
 from edgehold.proto.rpc import Caller
 from edgehold.proto.strict import CHUNK_LIMIT, exactly
 from edgehold.proto.v1.transfer_pb2 import (
@@ -66,11 +66,12 @@ class TransferService:
             return ResumeResponse(offset=request.manifest.payload_length, receipt=found)
         return ResumeResponse(offset=found.file.size)
 
-    async def upload(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadResponse:
+    async def upload(self, requests: AsyncIterator[Chunk[UploadRequest]], caller: Caller) -> UploadResponse:
         """Chunks in order until the declared length is reached; then the receipt."""
-        first = await self._next(requests, caller)
-        if first is None:
+        chunk = await self._next(requests, caller)
+        if chunk is None:
             raise PeerGone("the stream ended before its first message", retry_after_s=0.0)
+        first = chunk.head
         if not first.HasField("manifest"):
             raise WrongShape("the first message of an upload must carry its manifest and signature")
         found = self._admission.begin(self._member(caller), first.manifest, first.signature, caller.certificate)
@@ -81,7 +82,7 @@ class TransferService:
             await self._admission.remember_ledger(found.client, first.ledger_lines, digest)
         found.generation += 1
         try:
-            return UploadResponse(receipt=await self._receive(found, first, requests, caller))
+            return UploadResponse(receipt=await self._receive(found, chunk, requests, caller))
         except (Stale, Interrupted):
             # A stream before this one may have brought every byte, and its receipt came while we waited: that is the answer.
             if receipt := self._admission.receipt(found.client, first.manifest):
@@ -89,18 +90,21 @@ class TransferService:
             raise
 
     async def _receive(
-        self, upload: Upload, message: UploadRequest, requests: AsyncIterator[UploadRequest], caller: Caller
+        self,
+        upload: Upload,
+        chunk: Chunk[UploadRequest],
+        requests: AsyncIterator[Chunk[UploadRequest]],
+        caller: Caller,
     ) -> Receipt:
         generation, loop = upload.generation, asyncio.get_running_loop()
         moved, window_ends = 0, loop.time() + self._window_s
         while True:
             if upload.settled or upload.generation != generation:
                 raise self._admission.ended(upload)
-            data = message.data  # once: every access copies it
-            await self._admission.chunk(upload, message.offset, data)
+            await self._admission.chunk(upload, chunk.head.offset, chunk.data)
             if upload.whole:
                 return await self._admission.finish(upload)
-            moved += len(data)
+            moved += len(chunk.data)
             if loop.time() > window_ends:
                 if moved < PROGRESS_BYTES:
                     raise PeerGone(f"{moved} bytes in {self._window_s:g} s; at least {PROGRESS_BYTES} must move")
@@ -111,11 +115,11 @@ class TransferService:
                     f"the stream ended after {upload.file.size} of {upload.statement.payload_length} bytes; resume there",
                     retry_after_s=0.0,
                 )
-            if following.HasField("manifest") or following.signature:
+            if following.head.HasField("manifest") or following.head.signature:
                 raise WrongShape("only the first message of an upload carries a manifest")
-            message = following
+            chunk = following
 
-    async def _next(self, requests: AsyncIterator[UploadRequest], caller: Caller) -> UploadRequest | None:
+    async def _next(self, requests: AsyncIterator[Chunk[UploadRequest]], caller: Caller) -> Chunk[UploadRequest] | None:
         """The next message, or None at the end; who is shut out meanwhile is not waited for."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._window_s
