@@ -38,6 +38,7 @@ SHARE = 0.1
 MODES = ("fedpg", "fedpg_paper")
 FORMS = ("anchored", "rerce", "continual", "dual")
 BASE_ROUNDS = 60
+SETS = {"authors": {}, "air": {"dataset": "beijing-air"}}
 
 
 def cells(options: Options) -> list[Cell]:
@@ -48,14 +49,14 @@ def cells(options: Options) -> list[Cell]:
         if options.has("nsl-kdd"):
             ways = [(0, 0.0), (2, 90.0)] if few else [(0, 0.0), (1, 30.0), (1, 90.0), (2, 30.0), (2, 90.0)]
             found += [
-                {"kind": "fedpca", "way": mode, "liars": liars, "strength": angle, "seed": seed}
+                {"kind": "fedpca", "dataset": "nsl-kdd", "way": mode, "liars": liars, "strength": angle, "seed": seed}
                 for mode in MODES[: 1 if few else 2]
                 for liars, angle in ways
             ]
         for data in ("authors", *(["air"] if options.has("beijing-air") else [])):
             pushes = [(0, 0.0), (2, 1.0)] if few else [(0, 0.0), (1, 1.0), (2, 0.3), (2, 1.0)]
             found += [
-                {"kind": data, "way": form, "liars": liars, "strength": push, "seed": seed}
+                {"kind": data, **SETS[data], "way": form, "liars": liars, "strength": push, "seed": seed}
                 for form in FORMS[: 1 if few else 4]
                 for liars, push in pushes
             ]
@@ -114,7 +115,9 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         return [p.value[name] for p in played if wanted.items() <= p.cell.items()]
 
     def ways(kind: str) -> list[tuple[str, int, float]]:
-        return list(dict.fromkeys((p.cell["way"], p.cell["liars"], p.cell["strength"]) for p in played if p.cell["kind"] == kind))
+        return list(
+            dict.fromkeys((p.cell["way"], p.cell["liars"], p.cell["strength"]) for p in played if p.cell["kind"] == kind)
+        )
 
     rows = []
     for way, liars, angle in ways("fedpca"):
@@ -123,7 +126,9 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
         if (liars, angle) == (2, 90.0):
             calm, lied = (values("fedpca", way, *how, "angle") for how in ((0, 0.0), (2, 90.0)))
             turned = [after - before for before, after in zip(calm, lied, strict=True)]
-            bars.append(Bar(f"bases_rotate, {way}, 2 of 10, 90 degrees: angle gained, degrees", 30.0, *mean_spread(turned), ">="))
+            bars.append(
+                Bar(f"bases_rotate, {way}, 2 of 10, 90 degrees: angle gained, degrees", 30.0, *mean_spread(turned), ">=")
+            )
     if rows:
         heads = ("mode", "liars", "angle sent", *HEADS)
         tables.append(Table(f"FedPCA on NSL-KDD, k {fedpca.K}, {BASE_ROUNDS} rounds of bases", heads, rows))
