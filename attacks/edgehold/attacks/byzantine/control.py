@@ -7,10 +7,11 @@ wanted, fewer where it is worse: those that should leave go to the bottom, as ma
 as far from the cut as it can be, so that the gap holds; everything else stays in honest order. The reference must stay: honest
 scores start from the last global order, so that edges exchanged by the present one would be exchanged back the next time.
 
-Knowledge K1: the colluders' honest rankings through a folder of their own (`channel`), and their records. Source: the aim and
-the steps are those of the Edge Control Attack, Chen et al. 2026, arXiv:2601.14687. Departure: how many edges are exchanged follows from
-feedback (an integral controller), where the authors take a mask from a shadow model.
-In client.toml: [adversary] entry = "edgehold.attacks.byzantine.control:make", options = {wanted = 0.7, folder = "...", colluders = 2}.
+Knowledge K1: the colluders' honest rankings through a folder of their own (`channel`), and their records. Source: aim and steps
+are those of the Edge Control Attack, Chen et al. 2026, arXiv:2601.14687. Departure: how many edges the mask is without follows
+from feedback (an integral controller), where the authors take the mask from a shadow model.
+In client.toml: [adversary] entry = "edgehold.attacks.byzantine.control:make",
+options = {wanted = 0.7, folder = "...", colluders = 2}.
 """
 
 from collections.abc import Sequence

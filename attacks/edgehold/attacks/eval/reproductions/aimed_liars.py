@@ -34,7 +34,7 @@ LASTING = {"plain": 1.0, "neurotoxin": 0.3}
 
 
 def cells(options: Options) -> list[Cell]:
-    """Per seed: votes by 0, 3 and 6 liars of 10; backdoors in votes and in averages; durability of two backdoors and of none."""
+    """Per seed: votes by 0, 3 and 6 liars of 10; backdoors in votes and in averages; how long two backdoors last, and none."""
     found: list[Cell] = []
     few = options.quick
     for seed in range(options.seeds):

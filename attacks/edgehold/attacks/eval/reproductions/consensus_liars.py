@@ -9,7 +9,6 @@ in every round, noise of deviation 0.01 both ways; and the air-quality stations 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.conspiracies import PayloadPlot
 from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions import Options, fedpca, noise_robust_admm
+from edgehold.attacks.eval.reproductions.noise_robust_admm_tables import STATIONS
 from edgehold.client.data.linear import synthetic, task_of
 from edgehold.core.plan import parse_plan
 from edgehold.core.tables import TableTask
@@ -99,7 +99,7 @@ def _air(data: str) -> Ground:
     dealt = noise_robust_admm._stations(str(Path(data) / "beijing-air"))
     tasks = {
         f"station-{i:02}": task_of(dealt, i, noise_robust_admm.POLLUTION, "PM2.5", every=10, weight=1e-3)
-        for i in range(noise_robust_admm.STATIONS)
+        for i in range(STATIONS)
     }
     problems = [noise_robust_admm._normal(task) for task in tasks.values()]
     solution = np.linalg.solve(sum(a for a, _ in problems), sum(b for _, b in problems))
@@ -156,6 +156,6 @@ NOTES = (
     "Angle: largest principal one to the best subspace of all devices' records, degrees. Liars are the first devices; their "
     "records count as anybody's in what is best.",
     "Recall and false positives at the exact 95 % quantile of all held-out normal records; liars tell the truth in that round.",
-    "Strength: deviation of the drift's numbers in deviations of the link's noise; in the anchored form that much more a round.",
-    "dB: squared distance of the consensus from x*, over |x*|^2. Seeds draw noise and the liars' secret, and the authors' data.",
+    "Strength: deviation of the drift's numbers in deviations of the link's noise; anchored: by which it grows a round.",
+    "dB: squared distance of the consensus from x*, over |x*|^2. Seeds draw noise, the liars' secret and the authors' data.",
 )

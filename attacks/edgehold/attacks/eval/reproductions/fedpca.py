@@ -125,7 +125,7 @@ class Ground:
         return engine.run(plan, settings, self.tasks, self.own, initial=initial, **more).model
 
     def run(self, how: Mapping[str, Any], cohort: int, rounds: int, **more: Any) -> Detector:
-        """The method itself, its threshold found by a round of everybody. more: of `engine.run`, while the subspace is found."""
+        """The method itself, its threshold found by a round of everybody. more: of `engine.run`, for the rounds of bases."""
         method = {name: value for name, value in how.items() if name != "sampled"} | {"standardise_rounds": 0}
         fitted = self._play({**method, "subspace_rounds": rounds}, cohort, rounds, self.standard, **more)
         cut = self._play({**method, "subspace_rounds": 0}, CLIENTS, 1, fitted)
