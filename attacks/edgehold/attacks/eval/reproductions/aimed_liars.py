@@ -39,7 +39,7 @@ def cells(options: Options) -> list[Cell]:
     few = options.quick
     for seed in range(options.seeds):
         found += [_cell("control", liars, 20, seed) for liars in ((0, 6) if few else (0, 3, 6))]
-        found += [_cell("votes", liars, 15, seed) for liars in ((0, 3) if few else (0, 1, 3))]
+        found += [_cell("votes", liars, 15, seed) for liars in ((0, 6) if few else (0, 3, 6))]
         found += [_cell("boosted", liars, 15, seed) for liars in (0, 1)]
         found += [
             _cell(kind, liars, LIES + later, seed)
@@ -106,7 +106,7 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     bars = [
         Bar("ranks_control, 6 of 10: accuracy lost (control)", 0.05, *mean_spread(lost), ">="),
         Bar(f"ranks_control, 6 of 10: distance from {WANTED} (control)", 0.1, *mean_spread(values("control", 6, "missed"))),
-        Bar("ranks_targeted, 3 of 10: success gained", 0.3, *gained("votes", 3), ">="),
+        Bar("ranks_targeted, 6 of 10: success gained (control)", 0.5, *gained("votes", 6), ">="),
         Bar("model_replacement on averaging, 1 of 10: success gained", 0.5, *gained("boosted", 1), ">="),
         Bar("neurotoxin, 3 of 10, when they stop: success gained", 0.3, *gained("neurotoxin", 3, LIES, "plain"), ">="),
     ]
@@ -119,7 +119,7 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
     rows = [
         [how, f"{liars} of {CLIENTS}", told(values(kind, liars, "success")), told(values(kind, liars, "accuracy"))]
         for kind, how in (("votes", "frl, ranks_targeted"), ("boosted", "fedavg, model_replacement"))
-        for liars in (0, 1, 3)
+        for liars in (0, 1, 3, 6)
         if values(kind, liars, "success")
     ]
     tables.append(Table("a backdoor in votes and in averages", ("method, attack", "liars", "success", "accuracy"), rows))
@@ -139,5 +139,5 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
 NOTES = (
     "Success: share of test records of other classes that the trigger turns into the target.",
     "Edge control measures the model on the liars' own records, of which it has no more than their share of the data.",
-    "A majority of the votes is the control of edge control: against a minority the vote itself stands.",
+    "A majority of the votes is the control of attacks on rankings: against a minority the vote itself stands.",
 )
