@@ -38,9 +38,9 @@ def cells(options: Options) -> list[Cell]:
     found: list[Cell] = []
     few = options.quick
     for seed in range(options.seeds):
-        found += [_cell("control", liars, 20, seed) for liars in ((0, 6) if few else (0, 3, 6))]
-        found += [_cell("votes", liars, 15, seed) for liars in ((0, 6) if few else (0, 3, 6))]
-        found += [_cell("boosted", liars, 15, seed) for liars in (0, 1)]
+        found += [_cell("control", liars, 15, seed) for liars in ((0, 6) if few else (0, 3, 6))]
+        found += [_cell("votes", liars, 10, seed) for liars in ((0, 6) if few else (0, 3, 6))]
+        found += [_cell("boosted", liars, 10, seed) for liars in (0, 1)]
         found += [
             _cell(kind, liars, LIES + later, seed)
             for later in (AFTER[:1] if few else AFTER)
@@ -57,8 +57,8 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     """Accuracy (control: mean of the last rounds) and success of the trigger after the last round."""
     votes = cell["kind"] in ("control", "votes")
     dealt: dict[str, Any] = {
-        "dataset": "digits", "seed": cell["seed"], "model": "mlp", "partition": "dirichlet", "alpha": 1.0, "scale": "standard",
-        "net": {"hidden": [64, 64], "bias": False} if votes else {"hidden": [32]},
+        "dataset": "digits", "seed": cell["seed"], "limit": 100, "model": "mlp", "partition": "dirichlet", "alpha": 1.0, "scale": "standard",
+        "net": {"hidden": [64], "bias": False} if votes else {"hidden": [32]},
     }  # fmt: skip
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
     method: dict[str, Any] = {"name": "frl", "batch_size": 16}
