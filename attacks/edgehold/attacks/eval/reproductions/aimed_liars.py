@@ -57,7 +57,8 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     """Accuracy (control: mean of the last rounds) and success of the trigger after the last round."""
     votes = cell["kind"] in ("control", "votes")
     dealt: dict[str, Any] = {
-        "dataset": "digits", "seed": cell["seed"], "limit": 100, "model": "mlp", "partition": "dirichlet", "alpha": 1.0, "scale": "standard",
+        "dataset": "digits", "seed": cell["seed"], "limit": 100, "model": "mlp",
+        "partition": "dirichlet", "alpha": 1.0, "scale": "standard",
         "net": {"hidden": [64], "bias": False} if votes else {"hidden": [32]},
     }  # fmt: skip
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
