@@ -35,7 +35,7 @@ def test_an_attack_wins_against_the_average(attack: str) -> None:
 
 def test_every_attack_has_a_control() -> None:
     """All but what is always refused, and lies in other payloads, which have tests of their own."""
-    elsewhere = {"not_finite"} | {name for name in registry.ATTACKS if name.startswith(("ranks_", "signs_"))}
+    elsewhere = {"not_finite"} | {n for n in registry.ATTACKS if n.startswith(("ranks_", "signs_", "bases_", "consensus_"))}
     assert set(CONTROLS) == set(registry.ATTACKS) - elsewhere
 
 

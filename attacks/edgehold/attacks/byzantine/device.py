@@ -15,7 +15,7 @@ import numpy as np
 from edgehold.attacks.byzantine.channel import Channel, round_key
 from edgehold.attacks.byzantine.knowledge import Knowledge, Reach
 from edgehold.attacks.byzantine.sight import LAST, Attack, Sight
-from edgehold.attacks.byzantine.wrap import Liar, Memory
+from edgehold.attacks.byzantine.wrap import Memory, liar
 from edgehold.core.contract import Adversary, ClientSide
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, FloatArray, Vector
@@ -60,7 +60,7 @@ def adversary(
                 memory[LAST] = model
             return found
 
-        return Liar(honest, lie, remembers)
+        return liar(honest, lie, remembers)
 
     return wrapped
 

@@ -189,7 +189,7 @@ def make(
 
     def adversary(honest: ClientSide[Any, Any, Any], client: str) -> ClientSide[Any, Any, Any]:
         def tell(order: Order, own: Sequence[Ranks]) -> tuple[Ranks, ...]:
-            known = _shared(channel, client, order, own) if channel else [own]
+            known = shared(channel, client, order, own) if channel else [own]
             return forge(lie, own, known, cohort, order.training.keep, cap)
 
         return RankLiar(honest, tell)
@@ -224,8 +224,8 @@ class RankLiar:
         return self.honest.load(data)
 
 
-def _shared(channel: Channel, client: str, order: Order, own: Sequence[Ranks]) -> list[list[Ranks]]:
-    """All colluders' ranks. Files of another model are left aside."""
+def shared(channel: Channel, client: str, order: Order, own: Sequence[Ranks]) -> list[list[Ranks]]:
+    """The ranks of all colluders, layer by layer. Files of another model are left aside."""
     blob = encoded(order.ranks, (PACKED,) * len(order.ranks))
     key = hashlib.sha256(order.round.to_bytes(8, "little") + blob.read(0, blob.size)).digest()
     mine = np.concatenate([np.asarray(one, dtype="<i4") for one in own]).tobytes()

@@ -19,6 +19,7 @@ AVAILABILITY, INTEGRITY = "availability", "integrity"
 DELTA = "updates that carry a change of the model"
 RECORDS = "any method; the device's training records"
 RANKS, SIGNS = "frl: rankings", "hidenseek: sign bits"
+BASES, CONSENSUS = "fedpca: bases", "noise_robust_admm: messages"
 _HOME = "edgehold.attacks.byzantine."
 
 
@@ -28,6 +29,7 @@ class Card:
 
     entry: "module:name" of an `Attack`, which both a `Plot` in the engine and `device.make` play by its name, or of a factory
     of an `Adversary`, which devices and virtual devices take as it is. options: what makes this attack of it.
+    alone: why no matrix plays it, and what does; empty where one can.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Card:
     source: str
     entry: str
     options: Mapping[str, Any]
+    alone: str = ""
 
     @property
     def on_updates(self) -> bool:
@@ -51,18 +54,19 @@ class Card:
         return {
             "name": self.name, "summary": self.summary, "nist": self.nist, "goal": self.goal, "section": self.section,
             "needs": str(self.needs), "needs_words": self.needs.words, "applies": self.applies, "source": self.source,
-            "entry": self.entry, "options": dict(self.options),
+            "entry": self.entry, "options": dict(self.options), "alone": self.alone,
         }  # fmt: skip
 
 
 def _card(
     name: str, summary: str, section: str, needs: Knowledge, source: str, entry: str, options: Mapping[str, Any] | None = None,
-    nist: str = MODEL, goal: str = AVAILABILITY, applies: str = DELTA,
+    nist: str = MODEL, goal: str = AVAILABILITY, applies: str = DELTA, alone: str = "",
 ) -> Card:  # fmt: skip
-    return Card(name, summary, nist, goal, section, needs, applies, source, _HOME + entry, options or {})
+    return Card(name, summary, nist, goal, section, needs, applies, source, _HOME + entry, options or {}, alone)
 
 
 _FANG, _SHEJWALKAR, _FRL = "Fang et al. 2020", "Shejwalkar and Houmansadr 2021", "Mozaffari et al. 2023"
+_AIMED, _CONSENSUS = "fl-eval reproduce aimed_liars", "fl-eval reproduce consensus_liars"
 _CARDS = (
     _card("gaussian", "Normal noise", "1.1", K0, "Blanchard et al. 2017", "gaussian:Gaussian"),
     _card("not_finite", "NaN or infinity; must be refused", "1.1", K0, "Blanchard et al. 2017", "gaussian:NotFinite"),
@@ -101,6 +105,8 @@ _CARDS = (
           {"bars": True, "part": 0}, BACKDOOR, INTEGRITY, RECORDS),
     _card("model_replacement", "A backdoor, boosted until it replaces the model", "3.8", K0, "Bagdasaryan et al. 2020",
           "backdoor:make", {"boost": 20.0}, BACKDOOR, INTEGRITY, "methods whose " + DELTA),
+    _card("neurotoxin", "A backdoor in the coordinates that honest updates hardly change", "3.11", K0, "Zhang et al. 2022",
+          "neurotoxin:make", {}, BACKDOOR, INTEGRITY, "methods whose " + DELTA),
     _card("ranks_reverse", "The liars' common ranking upside down", "2.1", K1, _FRL, "ranks:make", {"lie": "reverse"},
           applies=RANKS),
     _card("ranks_swap_half", "Upper and lower half exchanged", "2.2", K1, "repository yohai7700/FRL", "ranks:make",
@@ -110,6 +116,15 @@ _CARDS = (
           applies=RANKS),
     _card("ranks_vem", "Vulnerable edges, closed form", "2.3", K1, "Gong et al. 2025; closed form ours", "ranks:make",
           {"lie": "vem"}, applies=RANKS),
+    _card("ranks_control", "Holds the model at an accuracy of the liars' choice", "2.4", K1, "Chen et al. 2026; feedback ours",
+          "control:make", {}, TARGETED, INTEGRITY, RANKS, f"it is judged by the distance from the accuracy it wants; {_AIMED}"),
+    _card("ranks_targeted", "A backdoor in what the ranking is learned from, sent as it is", "2.5", K0, "Gu et al. 2017; ours",
+          "backdoor:make", {"share": 0.5}, BACKDOOR, INTEGRITY, RANKS,
+          f"a matrix plays the same lie against every method as backdoor; beside its boosted form: {_AIMED}"),
+    _card("bases_rotate", "One subspace turned away from the honest one, in every round", "7", K1, "ours", "bases:make", {},
+          applies=BASES, alone=f"fedpca has measures of its own and no other method's updates carry a basis; {_CONSENSUS}"),
+    _card("consensus_drift", "Hides in the link's noise and always points one way", "7", K0, "ours", "drift:make", {},
+          applies=CONSENSUS, alone=f"noise_robust_admm has a measure of its own and no defence to be credited; {_CONSENSUS}"),
     _card("signs_invert", "Every own bit turned", "7", K0, "ours", "signs:make", {"lie": "invert"}, applies=SIGNS),
     _card("signs_invert_majority", "What most liars do not want", "7", K1, "ours", "signs:make", {"lie": "invert_majority"},
           applies=SIGNS),

@@ -1,4 +1,4 @@
-"""Turning an honest client half into a lying one, for any method whose update is a change of the model."""
+"""Turning an honest client half into a lying one: by another update of any kind, or by another change of the model."""
 
 import io
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from edgehold.core.vectors import Array, FloatArray, Vector
 Memory = dict[str, Array]
 Lie = Callable[[Any, FloatArray, np.random.Generator, Memory], Array]
 """(order, honest change (d,) float32, the client's randomness, memory to read and write) -> what to send instead, (d,)."""
+Rewrite = Callable[[Any, Any, np.random.Generator, Memory], Any]
+"""(order, honest update, the client's randomness, memory to read and write) -> the update to send instead."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,14 @@ class Minded:
 
 
 @dataclass(frozen=True)
-class Liar:
-    """Works honestly, then sends `lie(order, delta, rng, memory)` instead of its delta.
+class Rewriter:
+    """Works honestly, then sends `rewrite(order, update, rng, memory)` instead of its update.
 
     remembers: the lie keeps something between rounds; it lies with the device's local state, so that it survives a restart.
     """
 
     honest: ClientSide[Any, Any, Any]
-    lie: Lie
+    rewrite: Rewrite
     remembers: bool = False
 
     def begin(self, order: Any, task: Task, rng: np.random.Generator) -> Any:
@@ -42,11 +44,11 @@ class Liar:
         return Minded(local) if self.remembers else local
 
     def work(self, order: Any, local: Any, task: Task, rng: np.random.Generator) -> tuple[Any, Any, Facts]:
-        """Honest work with another delta; `ConfigError` when the method's update has none."""
+        """Honest work with another update."""
         memory = dict(local.memory) if self.remembers else {}
         kept, update, facts = self.honest.work(order, local.local if self.remembers else local, task, rng)
-        lie = self.lie(order, delta_of(update).whole(), rng, memory)
-        return Minded(kept, memory) if self.remembers else kept, with_delta(update, lie), facts
+        lie = self.rewrite(order, update, rng, memory)
+        return Minded(kept, memory) if self.remembers else kept, lie, facts
 
     def dump(self, local: Any) -> bytes:
         """As the honest client; with a memory: its length in eight bytes, its arrays (npz), then the honest state."""
@@ -65,6 +67,15 @@ class Liar:
             raise WrongShape(f"local state of {len(data)} bytes says that its memory has {size}; start the device's run anew")
         with np.load(io.BytesIO(data[8 : 8 + size]), allow_pickle=False) as found:
             return Minded(self.honest.load(data[8 + size :]), dict(found))
+
+
+def liar(honest: ClientSide[Any, Any, Any], lie: Lie, remembers: bool = False) -> Rewriter:
+    """Sends another change of the model; at work a `ConfigError` when the method's update has none."""
+
+    def rewrite(order: Any, update: Any, rng: np.random.Generator, memory: Memory) -> Any:
+        return with_delta(update, lie(order, delta_of(update).whole(), rng, memory))
+
+    return Rewriter(honest, rewrite, remembers)
 
 
 def delta_of(update: Any) -> Vector:

@@ -1,14 +1,17 @@
-"""Conspiracies on other payloads than changes of the model: rankings and sign bits. Those on changes are
-`byzantine.plot.Plot`s. And lies in masked sums of votes, where only the sum has to be lawful.
+"""Conspiracies on other payloads than changes of the model: rankings, sign bits, and whatever a `PayloadAttack` changes. Those
+on changes are `byzantine.plot.Plot`s. And lies in masked sums of votes, where only the sum has to be lawful.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from edgehold.attacks.byzantine import ranks, signs
+from edgehold.attacks.byzantine.knowledge import Knowledge, Reach
+from edgehold.attacks.byzantine.payload import PayloadAttack
+from edgehold.attacks.byzantine.wrap import Memory
 from edgehold.core.vectors import Array
 from edgehold.defenses.frl.sorting import inverse, sorted_places
 from edgehold.server.engine import GroupView, View
@@ -54,6 +57,36 @@ class Signs:
         own = {client: signs.bits_of(update, kept) for client, update in view.own.items()}
         known = list(own.values())
         return {client: signs.forged(signs.LIES[self.lie_name](bits, known)) for client, bits in own.items()}
+
+
+class _Minds:
+    """What each member remembers; without a readable form on purpose, as in `plot`."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Memory] = {}
+
+
+@dataclass(frozen=True)
+class PayloadPlot:
+    """Clients `members` play `attack` together. granted: what they know; `NotGranted` for one that needs more."""
+
+    members: frozenset[str]
+    attack: PayloadAttack
+    granted: Knowledge
+    _minds: _Minds = field(default_factory=_Minds, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.granted.grant(self.attack.needs, f"attack {type(self.attack).__name__}")
+
+    def lie(self, view: View) -> Mapping[str, Any]:
+        """What each member sends; see `Conspiracy`."""
+        known, clients = list(view.own.values()), len(view.own) + len(view.honest)
+        if self.attack.needs.reach == Reach.OWN:
+            return {one: self._tell(view, one, [update], clients) for one, update in view.own.items()}
+        return {one: self._tell(view, one, known, clients) for one in view.own}
+
+    def _tell(self, view: View, client: str, known: Sequence[Any], clients: int) -> Any:
+        return self.attack.tell(view.order, view.own[client], known, clients, self._minds.of.setdefault(client, {}))
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,8 @@ class Grid:
             card = registry.find(asked.name or label)
         except ConfigError as error:
             raise ConfigError(f"matrix.attacks: {error.message}", field="matrix.attacks") from None
+        if card.alone:
+            raise ConfigError(f"matrix.attacks: {card.name} cannot be in a matrix: {card.alone}", field="matrix.attacks")
         how = CONTROLS.get(card.name)
         measure = {"recall": "recall", "success": "resisted"}.get(how.measure if how else "", "accuracy")
         measure = "resisted_bars" if card.name == "backdoor_bars" else measure

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from edgehold.attacks.eval.cells import Cell, Played
 
 REPRODUCTIONS = {
+    "aimed_liars": "edgehold.attacks.eval.reproductions.aimed_liars",
     "bristle": "edgehold.attacks.eval.reproductions.bristle",
     "byzantine": "edgehold.attacks.eval.reproductions.byzantine",
+    "consensus_liars": "edgehold.attacks.eval.reproductions.consensus_liars",
     "dp_ef_sgd": "edgehold.attacks.eval.reproductions.dp_ef_sgd",
     "dp_ef_sgd_fashion": "edgehold.attacks.eval.reproductions.dp_ef_sgd_fashion",
     "fedavg": "edgehold.attacks.eval.reproductions.fedavg",

@@ -78,6 +78,7 @@ CONTROLS: Mapping[str, Control] = {
     "label_flip_pair": Control(0.3, {"source": SOURCE, "target": 1}, measure="recall"),
     "backdoor": Control(0.5, {"target": TARGET}, measure="success"),
     "backdoor_bars": Control(0.5, {"target": TARGET}, measure="success"),
+    "neurotoxin": Control(0.5, {"target": TARGET, "ratio": 0.3, "norm": 0.0}, measure="success"),
     "model_replacement": Control(0.5, {"target": TARGET, "boost": HONEST + 1.0}, measure="success", liars=1),
 }
 """Bars are half or less of what a first try with other seeds and four or eight liars showed; they are there to catch an attack

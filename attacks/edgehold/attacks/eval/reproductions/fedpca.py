@@ -118,16 +118,16 @@ class Ground:
         self.best = subspace.leading(self.whole, K)
         self._model = model
 
-    def _play(self, how: Mapping[str, Any], cohort: int, rounds: int, initial: Vector | None) -> Vector:
+    def _play(self, how: Mapping[str, Any], cohort: int, rounds: int, initial: Vector | None, **more: Any) -> Vector:
         method = {"name": "fedpca", "local_steps": STEPS, "rho": RHO, "false_alarms": ALARMS, **how}
         text = whole_cohort("fedpca", rounds, self.seed, cohort, 0, method)
         plan, settings = parse_plan(text, registry.method)
-        return engine.run(plan, settings, self.tasks, self.own, initial=initial).model
+        return engine.run(plan, settings, self.tasks, self.own, initial=initial, **more).model
 
-    def run(self, how: Mapping[str, Any], cohort: int, rounds: int) -> Detector:
-        """The method itself, its threshold found by a round of everybody."""
+    def run(self, how: Mapping[str, Any], cohort: int, rounds: int, **more: Any) -> Detector:
+        """The method itself, its threshold found by a round of everybody. more: of `engine.run`, for the rounds of bases."""
         method = {name: value for name, value in how.items() if name != "sampled"} | {"standardise_rounds": 0}
-        fitted = self._play({**method, "subspace_rounds": rounds}, cohort, rounds, self.standard)
+        fitted = self._play({**method, "subspace_rounds": rounds}, cohort, rounds, self.standard, **more)
         cut = self._play({**method, "subspace_rounds": 0}, CLIENTS, 1, fitted)
         return Detector.of(self.own.schema, cut.whole())
 
