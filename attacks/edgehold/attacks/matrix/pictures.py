@@ -35,25 +35,26 @@ def pictures(grid: Grid, judged: Judged) -> list[Picture]:
         alt = "Lowest mean accuracy of every defence over the attacks that work, with intervals: " + ", ".join(
             f"{one.defence} on {one.data} {one.value.mean:.2f}" for one in _at_first(grid, judged.worst) if one.value
         )
-        found.append(_both("worst", "Worst case of every defence", alt, lambda figure, ink: _worst(figure, ink, grid, judged)))
+        found.append(both("worst", "Worst case of every defence", alt, lambda figure, ink: _worst(figure, ink, grid, judged)))
     if any(one.value and one.share == grid.matrix.matrix.shares[0] for one in judged.verdicts):
         alt = "Heat map of the mean score of every defence (rows) under every attack (columns); the table has the numbers"
-        found.append(_both("heat", "Score by defence and attack", alt, lambda figure, ink: _heat(figure, ink, grid, judged)))
+        found.append(both("heat", "Score by defence and attack", alt, lambda figure, ink: _heat(figure, ink, grid, judged)))
     curves = _curves(grid, judged)
     if curves:
         ends = [f"{name} on {data} {points[-1][1].mean:.2f}" for (data, name), points in curves.items()]
         alt = "Accuracy falls as the share of liars grows; at the largest share: " + ", ".join(ends)
-        found.append(_both("share", "Accuracy against the share of liars", alt, lambda f, ink: _share(f, ink, grid, curves)))
+        found.append(both("share", "Accuracy against the share of liars", alt, lambda f, ink: _share(f, ink, grid, curves)))
     private = [one for one in judged.prices if one.epsilon is not None]
     if private:
         alt = "Accuracy against epsilon, nobody lies: " + ", ".join(
             f"{one.defence} on {one.data} {one.accuracy:.2f} at {one.epsilon:.1f}" for one in private
         )
-        found.append(_both("epsilon", "Accuracy against epsilon", alt, lambda figure, ink: _epsilon(figure, ink, private)))
+        found.append(both("epsilon", "Accuracy against epsilon", alt, lambda figure, ink: _epsilon(figure, ink, private)))
     return found
 
 
-def _both(name: str, title: str, alt: str, draw: Callable[[Any, str], None]) -> Picture:
+def both(name: str, title: str, alt: str, draw: Callable[[Any, str], None]) -> Picture:
+    """draw(figure, ink), once for each theme."""
     import matplotlib
     from matplotlib.figure import Figure
 
