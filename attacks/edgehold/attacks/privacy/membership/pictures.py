@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from edgehold.attacks.matrix.pictures import COLOURS, MARKS, Picture, both
+from edgehold.attacks.matrix.themes import COLOURS, MARKS, Picture, both
 from edgehold.attacks.privacy.membership.judge import GRID
 
 FLOOR = 3e-4

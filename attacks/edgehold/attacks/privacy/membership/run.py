@@ -17,7 +17,7 @@ from edgehold.attacks.privacy.membership.population import Role
 from edgehold.attacks.privacy.membership.roc import Rate
 from edgehold.attacks.privacy.membership.store import Kept, Store
 from edgehold.attacks.privacy.membership.study import Named, Study
-from edgehold.attacks.privacy.membership.train import Trained, model_cell, train
+from edgehold.attacks.privacy.membership.train import Trained, checked, model_cell, train
 from edgehold.core.errors import ConfigError, FlError
 
 RESULT, PICTURE = "result.json", "roc.png"
@@ -52,6 +52,7 @@ def attack(study: Study, subject: str, seed: int, data: Path | None) -> Finding:
 def run(study: Named, data: Path | None, out: Path, workers: int) -> Outcome:
     """Play, judge, and write `result.json` and `roc.png` into `out`. After Ctrl-C: what is complete until then."""
     there(study, data)
+    checked(study)
     places = [(subject, seed) for seed in range(study.seeds) for subject in study.subject]
     cells = [cell for subject, seed in places for cell in cells_of(study, subject, seed)]
     store = Store(out)

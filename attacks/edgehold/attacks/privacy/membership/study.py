@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgehold.attacks.privacy.run import TRAININGS
 from edgehold.core.config import Config, convert, parse_toml, suggest
 from edgehold.core.errors import ConfigError
-from edgehold.defenses import registry
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
@@ -54,6 +52,9 @@ class Study(Config, frozen=True, kw_only=True):
 
     def must_be_sound(self) -> None:
         """`ConfigError` for what cannot be played."""
+        from edgehold.attacks.privacy.run import TRAININGS  # loads what `fl-eval --help` has no use for
+        from edgehold.defenses import registry
+
         if self.pool % 2 or self.shadows % 2 or self.shadows == 2:
             raise ConfigError(
                 f"pool = {self.pool}, shadows = {self.shadows}; both are even, and shadows 0 or at least 4: models come in "

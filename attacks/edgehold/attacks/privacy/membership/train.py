@@ -13,6 +13,7 @@ from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.privacy.membership.population import Role, members, records
 from edgehold.attacks.privacy.membership.scores import confidence
 from edgehold.attacks.privacy.membership.study import Study
+from edgehold.core.errors import ConfigError
 from edgehold.core.plan import parse_plan
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining
@@ -57,10 +58,7 @@ def train(cell: Cell, data: Path | None) -> Trained:
     server = _Witness(fleet.own_copy())
     # First weights and batches of its own for every model: whoever trains shadow models does not know the target's.
     seed = int(stream(cell["seed"], "membership", "run", cell["role"], cell["index"]).integers(1 << 31))
-    every = 1 if cell["view"] == "trajectory" else cell["rounds"]
-    table = _table(cell, server.schema.size)
-    text = whole_cohort("membership", cell["rounds"], seed, cell["devices"], every, table)
-    plan, settings = parse_plan(text, registry.method)
+    plan, settings = parse_plan(_plan(cell, seed, _table(cell, server.schema.size)), registry.method)
     last = engine.run(plan, settings, fleet, server, workers=1).rounds[-1]
     pool = records(cell["dataset"], path, cell["pool"], cell["seed"], cell["scale"])
     learnt = members(cell["pool"], cell["seed"], cell["role"], cell["index"])
@@ -72,6 +70,22 @@ def train(cell: Cell, data: Path | None) -> Trained:
     spent = [float(last[name]) for name in ("epsilon_worst", "epsilon") if name in last]
     phi: Array = np.mean([phi for phi, _ in seen], axis=0)
     return Trained(phi, np.mean(public, axis=0), facts | ({"epsilon": spent[0]} if spent else {}))
+
+
+def checked(study: Study) -> None:
+    """`ConfigError` for a subject whose plan cannot be, before anything is trained."""
+    for name in study.subject:
+        cell = model_cell(study, name, "target", 0, 0)
+        noise = {} if cell["epsilon"] is None else {"noise_multiplier": 1.0, "delta": cell["delta"]}
+        try:
+            parse_plan(_plan(cell, 0, {**cell["method"], **noise}), registry.method)
+        except ConfigError as error:
+            raise ConfigError(f"subject.{name}: {error.message}", field=f"subject.{name}") from None
+
+
+def _plan(cell: Cell, seed: int, table: Mapping[str, Any]) -> str:
+    every = 1 if cell["view"] == "trajectory" else cell["rounds"]
+    return whole_cohort("membership", cell["rounds"], seed, cell["devices"], every, table)
 
 
 def _table(cell: Cell, size: int) -> dict[str, Any]:
