@@ -1,12 +1,13 @@
 """Updates trained on labels that a search chose: ALFA, LFA and the other label-poisoning attacks, between two classes.
 
-The searches flip labels of two classes, so the liar takes its own records of `source` and `target` and leaves the rest alone. It
-trains a support vector machine on them, and flips the labels that harm that one most. Knowledge K0: its own records.
+The searches flip labels of two classes, so the liar takes its own records of `source` and `target` and leaves the rest alone.
+It trains a support vector machine on them, and flips the labels that harm that one most. Knowledge K0: its own records.
 Sources: see `edgehold.attacks.poisoning`. Departure: there the victim is the machine itself; here a network that learns more
 classes, whose weakness the machine only stands in for.
 In client.toml: [adversary] entry = "edgehold.attacks.byzantine.label_search:make", options = {search = "alfa", share = 0.5}.
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ from edgehold.core.contract import Adversary, ClientSide
 from edgehold.core.errors import ConfigError
 from edgehold.core.task import Task
 from edgehold.core.vectors import Array
+
+_KEPT = 256
+_FOUND: dict[bytes, Array] = {}
+"""Labels by everything that determines them; the oldest make room."""
 
 
 def searched(x: Array, y: Array, search: str, source: int, target: int, share: float, seed: int) -> Array:
@@ -46,14 +51,14 @@ def make(search: str = "alfa", source: int = 7, target: int = 1, share: float = 
         raise ConfigError(f"share = {share}; allowed: above 0 to 1")
 
     def adversary(honest: ClientSide[Any, Any, Any], client: str) -> ClientSide[Any, Any, Any]:
-        kept: dict[bytes, Array] = {}
-
         def flip(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-            # A search takes longer than a round of training: once for the same records.
-            name = y.tobytes()
-            if name not in kept:
-                kept[name] = searched(x, y, search, source, target, share, seed)
-            return x, kept[name]
+            # A search takes longer than a round of training: once for the same records, whatever run they are in.
+            name = hashlib.sha256(x.tobytes() + y.tobytes() + repr((search, source, target, share, seed)).encode()).digest()
+            if name not in _FOUND:
+                while len(_FOUND) >= _KEPT:
+                    del _FOUND[next(iter(_FOUND))]
+                _FOUND[name] = searched(x, y, search, source, target, share, seed)
+            return x, _FOUND[name]
 
         def bend(task: Task) -> Task:
             return bent(task, flip, np.random.default_rng(seed))

@@ -52,9 +52,9 @@ def bound_cell(audits: Audits, method: str, epsilon: float, seed: int) -> Cell:
 def play(cell: Cell, data: Path | None) -> dict[str, float]:
     """Facts of an audit.
 
-    membership: accuracy, accuracy_members, epsilon where private; by attack: NAME_auc, NAME_tpr_0.01, NAME_tpr_0.001 with _low and
-    _high, and the same of the model that never saw the pool behind "stranger_"; roc_ALARM of the attack that is drawn. Rates for
-    which there are not enough non-members are left out. curve: accuracy, accuracy_members, epsilon. one_run: claimed,
+    membership: accuracy, accuracy_members, epsilon where private; by attack: NAME_auc, NAME_tpr_0.01, NAME_tpr_0.001 with
+    _low and _high, and the same of the model that never saw the pool behind "stranger_"; roc_ALARM of the attack that is drawn.
+    Rates for which there are not enough non-members are left out. curve: accuracy, accuracy_members, epsilon. one_run: claimed,
     epsilon_lower, correct, guesses, ceiling.
     """
     if cell["audit"] == BOUND:

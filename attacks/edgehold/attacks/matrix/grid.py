@@ -220,6 +220,7 @@ class Grid:
             raise ConfigError(f"matrix.attacks: {error.message}", field="matrix.attacks") from None
         how = CONTROLS.get(card.name)
         measure = {"recall": "recall", "success": "resisted"}.get(how.measure if how else "", "accuracy")
+        measure = "recall" if card.entry.endswith("label_search:make") else measure
         measure = "resisted_bars" if card.name == "backdoor_bars" else measure
         for aim in ("classes", "source", "target"):
             if aim in asked.options:

@@ -108,6 +108,8 @@ def _liars(cell: Cell, members: Sequence[str]) -> dict[str, Any]:
     aim: dict[str, Any] = {"target": target}
     if card.entry.endswith("label_flip:make"):
         aim |= {"source": source, "classes": classes}
+    if card.entry.endswith("label_search:make"):
+        aim |= {"source": source}
     bars = [{"part": index} if card.options.get("bars") else {} for index in range(len(members))]
     return {
         "adversaries": {
