@@ -80,13 +80,13 @@ def test_confidence_is_stable_where_the_softmax_is_not() -> None:
     assert confidence(outputs, np.array([0, 0, 1])).tolist() == [1000.0, -1000.0, 0.0]
     assert confidence(np.array([[log(2), 0.0, 0.0]]), np.array([0]))[0] == pytest.approx(0.0, abs=1e-12)
     rng = np.random.default_rng(3)
-    outputs, labels = rng.normal(0, 2, (50, 4)), rng.integers(0, 4, 50)
-    p = np.exp(outputs)[np.arange(50), labels] / np.exp(outputs).sum(axis=1)
-    phi = confidence(outputs, labels)
+    usual, labels = rng.normal(0, 2, (50, 4)), rng.integers(0, 4, 50)
+    p = np.exp(usual)[np.arange(50), labels] / np.exp(usual).sum(axis=1)
+    phi = confidence(usual, labels)
     assert phi == pytest.approx(np.log(p / (1 - p)), abs=1e-9)
     assert loss(phi) == pytest.approx(np.log(p), abs=1e-9)
     with pytest.raises(WrongShape, match="labels"):
-        confidence(outputs, labels[:3])
+        confidence(usual, labels[:3])
 
 
 BY_HAND: tuple[Array, Array, Array] = (
