@@ -7,7 +7,6 @@ import msgspec
 
 from edgehold.attacks.eval.cells import Cell
 from edgehold.attacks.matrix.plan import Audits
-from edgehold.attacks.privacy import run as one_run
 from edgehold.attacks.privacy.membership.judge import GRID, Figures
 from edgehold.attacks.privacy.membership.run import attack, best
 from edgehold.attacks.privacy.membership.study import Study
@@ -58,6 +57,8 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     epsilon_lower, correct, guesses, ceiling.
     """
     if cell["audit"] == BOUND:
+        from edgehold.attacks.privacy import run as one_run  # loads what a report has no use for
+
         wish = one_run.Wish(cell["subject"], cell["epsilon"], cell["delta"], cell["canaries"], 1)
         found = one_run.run(wish)
         (verdict,) = found.verdicts

@@ -5,18 +5,19 @@ pairs that share the pool between them, so that each record is in exactly half o
 outside the pool: whoever tells its "members" has found something else than membership.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edgehold.attacks.eval.dealt import deal_once
-from edgehold.client.data import tasks
 from edgehold.client.data.dataset import Dataset
 from edgehold.client.data.deal import Deal
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
-from edgehold.core.torch_task import TorchTask
 from edgehold.core.vectors import Array
+
+if TYPE_CHECKING:
+    from edgehold.core.torch_task import TorchTask
 
 Role = Literal["target", "stranger", "shadow"]
 
@@ -45,8 +46,10 @@ def records(dataset: str, path: str, pool: int, seed: int, scale: str = "") -> D
 def make_task(
     dataset: str, device_index: int | None, devices: int, pool: int, seed: int, role: Role, index: int = 0, path: str = "",
     scale: str = "", test_limit: int | None = None, model: str = "", net: dict[str, Any] | None = None,
-) -> TorchTask:  # fmt: skip
+) -> "TorchTask":  # fmt: skip
     """Device `device_index` of `devices`, with its even share of what this model learns; -1 or None: the test records alone."""
+    from edgehold.client.data import tasks  # loads torch, which reports have no use for
+
     dealt = _whole(dataset, path, seed, scale)
     if device_index is None or device_index < 0:
         return tasks.task_of(dealt, dataset, None, None, "shared", test_limit, model, net)

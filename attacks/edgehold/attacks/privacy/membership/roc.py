@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, rankdata
 
 from edgehold.core.errors import ConfigError, NotFinite
 from edgehold.core.vectors import Array
@@ -34,6 +33,8 @@ class Rate:
 
 def auc(members: Array, others: Array) -> float:
     """Chance that a member scores above a non-member, ties counting half. Both (k,), at least one number each."""
+    from scipy.stats import rankdata  # slow to load, and reports have no use for it
+
     _sound(members, others)
     ranks = rankdata(np.concatenate([members, others]))
     n, m = len(members), len(others)
@@ -42,6 +43,8 @@ def auc(members: Array, others: Array) -> float:
 
 def exact_interval(hits: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Of a binomial share. Source: Clopper and Pearson 1934."""
+    from scipy.stats import beta
+
     if not 0 <= hits <= trials or trials < 1:
         raise ConfigError(f"{hits} hits in {trials} trials; expected 0 <= hits <= trials, and at least one trial")
     tail = (1 - confidence) / 2
