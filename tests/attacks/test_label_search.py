@@ -1,5 +1,8 @@
 """Flips that a search chose, between two classes of a device's own records."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -32,6 +35,33 @@ def test_searches_differ_from_each_other_and_from_chance() -> None:
 
 def test_a_device_without_either_class_flips_nothing() -> None:
     assert (searched(X[20:], Y[20:], "alfa", 7, 1, 1.0, 0) == Y[20:]).all()
+
+
+@dataclass(frozen=True)
+class Held:
+    """A task of records alone."""
+
+    train_data: tuple[Any, Any]
+
+
+class Told:
+    """A device half whose update is the labels that it was given."""
+
+    def work(self, order: Any, local: Any, task: Held, rng: Any) -> tuple[Any, Any, dict[str, float]]:
+        return local, task.train_data[1], {}
+
+
+def test_a_device_learns_from_the_flipped_labels_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+    monkeypatch.setattr(label_search, "_FOUND", {})
+    real = label_search.searched
+    monkeypatch.setattr(label_search, "searched", lambda *how: searches.append(how) or real(*how))
+    liar: Any = label_search.make("alfa", 7, 1, 0.5)(Told(), "c0")  # type: ignore[arg-type]
+    rounds = [liar.work(None, None, Held((X, Y)), RNG)[1] for _ in range(3)]
+    assert all((labels == real(X, Y, "alfa", 7, 1, 0.5, 0)).all() for labels in rounds)
+    assert len(searches) == 1, "searched for once"
+    liar.work(None, None, Held((X, Y[::-1].copy())), RNG)
+    assert len(searches) == 2, "other labels are other records"
 
 
 @pytest.mark.parametrize(
