@@ -13,6 +13,7 @@ import msgspec
 from edgehold.attacks.eval import cells, reproductions
 from edgehold.attacks.eval.bars import Table, aligned, markdown
 from edgehold.attacks.matrix import commands as matrices
+from edgehold.attacks.privacy.membership import commands as memberships
 from edgehold.core.command import Commands, as_json_option, version_option
 from edgehold.core.config import parse_toml
 from edgehold.core.errors import ConfigError
@@ -38,6 +39,7 @@ def main() -> None:
       fl-eval simulate plan.toml --clients 1000 --task edgehold.client.data.digits:make_task --out sim
       fl-eval facts sim
       fl-eval audit --method dp_ef_sgd --runs 5
+      fl-eval membership digits
       fl-eval attacks
       fl-eval matrix quick
       fl-eval invert --transcript run.sqlite --task ENTRY --attack sparse --out images
@@ -50,6 +52,7 @@ def main() -> None:
 
 main.add_command(matrices.matrix)
 main.add_command(matrices.report)
+main.add_command(memberships.membership)
 
 
 def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from edgehold.attacks.byzantine.rule import ServerRule
 from edgehold.attacks.eval.cells import Cell, key
 from edgehold.attacks.eval.plans import whole_cohort
 from edgehold.attacks.eval.reproductions.byzantine import CONTROLS, RULES
+from edgehold.attacks.matrix.audits import cells as audit_cells
 from edgehold.attacks.matrix.plan import Assault, Data, Defence, Matrix
+from edgehold.attacks.privacy.membership.run import there
 from edgehold.core.config import suggest
 from edgehold.core.errors import ConfigError
 from edgehold.core.plan import parse_plan
@@ -19,6 +21,8 @@ from edgehold.defenses import registry as methods
 from edgehold.defenses.baselines.rules import PRE_STEPS
 from edgehold.defenses.baselines.rules import RULES as KNOWN_RULES
 
+AUDITS = "of the audits"
+"""Stands among data that are missing when it is that of the audits."""
 AVERAGE, CLEAN = "average", "none"
 """The defence that is none, and the attack that is none: both controls are in every matrix."""
 CARRY = {"fedavg": "changes", "dp_fedavg": "changes", "frl": RANKS, "hidenseek": SIGNS}
@@ -58,8 +62,10 @@ class Grid:
 
     def __init__(self, matrix: Matrix, data: Path | None = None, missing: Sequence[str] | None = None) -> None:
         self.matrix = matrix
-        absent = [name for name in matrix.matrix.data if self._absent(name, data)] if missing is None else missing
-        self.missing = tuple(absent)
+        if missing is None:
+            missing = [name for name in matrix.matrix.data if self._absent(name, data)]
+            missing += [AUDITS] if self._audits_absent(data) else []
+        self.missing = tuple(missing)
         self.data = {name: matrix.data[name] for name in matrix.matrix.data if name not in self.missing}
         if not self.data:
             raise ConfigError("no data set of the matrix is there; give their folder (--data or EDGEHOLD_DATA)", field="data")
@@ -70,6 +76,8 @@ class Grid:
             matrix.granted.grant(one.card.needs, f"attack {one.label}")
         self._sweeps()
         self._unused()
+        if matrix.audits:
+            matrix.audits.must_be_sound()
         for cell in self.cells(1):
             checked(cell)
 
@@ -83,6 +91,10 @@ class Grid:
                         for one in self._pair(data, share, defence, attack, seed):
                             found.setdefault(key(one), one)
         return sorted(found.values(), key=lambda cell: (cell["data"], cell["seed"]))
+
+    def audits(self) -> list[Cell]:
+        """Cells of the audits: longest first, so that none of them is alone at the end."""
+        return audit_cells(self.matrix.audits, AUDITS in self.missing) if self.matrix.audits else []
 
     def pairs(self) -> Iterator[tuple[str, float, str, Threat]]:
         """(data, share, defence, attack) that the matrix asks for and that can be played, the average first."""
@@ -163,6 +175,18 @@ class Grid:
             )
         return True
 
+    def _audits_absent(self, folder: Path | None) -> bool:
+        audits = self.matrix.audits
+        if audits is None:
+            return False
+        try:
+            there(audits, folder)
+        except ConfigError as error:
+            if audits.optional:
+                return True
+            raise ConfigError(f"audits: {error.message}, or say optional = true", field="audits.dataset") from None
+        return False
+
     def _defence(self, name: str) -> Defence:
         if name == AVERAGE and name not in self.matrix.defence:
             return Defence(rule=AVERAGE)
@@ -198,6 +222,7 @@ class Grid:
             raise ConfigError(f"matrix.attacks: {card.name} cannot be in a matrix: {card.alone}", field="matrix.attacks")
         how = CONTROLS.get(card.name)
         measure = {"recall": "recall", "success": "resisted"}.get(how.measure if how else "", "accuracy")
+        measure = "recall" if card.entry.endswith("label_search:make") else measure
         measure = "resisted_bars" if card.name == "backdoor_bars" else measure
         for aim in ("classes", "source", "target"):
             if aim in asked.options:
@@ -230,6 +255,18 @@ class Grid:
                     raise ConfigError(
                         f"[{kind}.{name}] is in no list of [matrix]{suggest(name, list(named))}", field=f"{kind}.{name}"
                     )
+
+
+def named(cell: Cell) -> str:
+    """A cell in words."""
+    if "audit" in cell:
+        return f"audit {cell['audit'].replace('_', '-')} {cell['subject']} {told_epsilon(cell)}seed {cell['seed']}"
+    return f"{cell['data']} {cell['defence']} {cell['attack']} seed {cell['seed']}"
+
+
+def told_epsilon(cell: Cell) -> str:
+    """ "epsilon 2 ", or nothing."""
+    return f"epsilon {cell['epsilon']:g} " if cell.get("epsilon") else ""
 
 
 def liars_of(honest: int, share: float) -> int:

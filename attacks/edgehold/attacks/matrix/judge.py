@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgehold.attacks.eval.cells import Cell, key
+from edgehold.attacks.matrix.audited import Audited, audited
 from edgehold.attacks.matrix.grid import AVERAGE, CLEAN, Grid, liars_of
 from edgehold.attacks.matrix.play import Outcome
 from edgehold.attacks.matrix.verdict import Comparison, Estimate, Scores, Verdict, compare, estimate, holm, verdict, worst_of
@@ -56,7 +57,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """All that a report tells. waiting: cells not played yet."""
+    """All that a report tells. waiting: cells not played yet. audit_rows: cells of audits; audited: what comes of them."""
 
     rows: Sequence[Row]
     waiting: int
@@ -64,23 +65,31 @@ class Judged:
     worst: Sequence[Worst]
     comparisons: Sequence[Comparison]
     prices: Sequence[Price]
+    audit_rows: Sequence[Row] = ()
+    audited: Audited = Audited()
 
     @property
     def failed(self) -> Sequence[Row]:
         """Cells that crashed."""
-        return [row for row in self.rows if row.outcome.error]
+        return [row for row in (*self.rows, *self.audit_rows) if row.outcome.error]
 
 
 def judge(grid: Grid, outcomes: Mapping[str, Outcome]) -> Judged:
     """Verdicts on everything that the matrix asks for, as far as it is there."""
     cells = grid.cells()
     rows = [Row(key(cell), cell, outcomes[key(cell)]) for cell in cells if key(cell) in outcomes]
+    audits = grid.audits()
+    audit_rows = [Row(key(cell), cell, outcomes[key(cell)]) for cell in audits if key(cell) in outcomes]
+    waiting = len(cells) - len(rows) + len(audits) - len(audit_rows)
     ledger = _Ledger(grid, outcomes)
     verdicts = [ledger.verdict(data, share, defence, threat.label) for data, share, defence, threat in grid.pairs()]
     places = sorted({(one.data, one.share) for one in verdicts}, key=lambda at: (list(grid.data).index(at[0]), at[1]))
     worst = [ledger.worst(data, share, defence, verdicts) for data, share in places for defence in grid.defences]
     kept = [one for one in worst if one]
-    return Judged(rows, len(cells) - len(rows), verdicts, kept, ledger.comparisons(verdicts, kept), ledger.prices())
+    return Judged(
+        rows, waiting, verdicts, kept, ledger.comparisons(verdicts, kept), ledger.prices(), audit_rows,
+        audited(grid.matrix.audits, outcomes),
+    )  # fmt: skip
 
 
 def leader(worst: Sequence[Worst], share: float) -> str:

@@ -12,12 +12,15 @@ from typing import Any
 
 import msgspec
 
-from edgehold.attacks.matrix.grid import AVERAGE, Grid
+from edgehold.attacks.matrix.audited import Share
+from edgehold.attacks.matrix.grid import AVERAGE, Grid, named
 from edgehold.attacks.matrix.judge import Judged, Row, judge, liars_told, tracebacks
-from edgehold.attacks.matrix.pictures import Picture, pictures
+from edgehold.attacks.matrix.pictures import pictures
 from edgehold.attacks.matrix.plan import parse
 from edgehold.attacks.matrix.store import Store
+from edgehold.attacks.matrix.themes import Picture
 from edgehold.attacks.matrix.verdict import Estimate, Verdict
+from edgehold.attacks.privacy.membership.judge import ATTACKS, NOT_ENOUGH
 from edgehold.core.errors import ConfigError, FlError
 
 PAGE, FACTS, CELLS, VERDICTS = "report.html", "report.json", "cells.csv", "verdicts.csv"
@@ -68,8 +71,9 @@ def facts_of(grid: Grid, judged: Judged) -> dict[str, Any]:
     return {
         "matrix": head.name, "settings": msgspec.to_builtins(grid.matrix), "digest": grid.matrix.digest,
         "version": version("edgehold"), "seeds": head.seeds,
-        "knowledge": head.knowledge, "commits": sorted({row.outcome.commit for row in judged.rows}),
-        "left_out": list(grid.missing), "cells": len(judged.rows), "waiting": judged.waiting, "failed": len(judged.failed),
+        "knowledge": head.knowledge, "commits": sorted({row.outcome.commit for row in (*judged.rows, *judged.audit_rows)}),
+        "left_out": list(grid.missing), "cells": len(judged.rows) + len(judged.audit_rows),
+        "waiting": judged.waiting, "failed": len(judged.failed),
         "attacks": [_threat(grid, label) for label in grid.attacks],
         "verdicts": [asdict(one) for one in judged.verdicts], "worst": [asdict(one) for one in judged.worst],
         "comparisons": [asdict(one) for one in judged.comparisons], "prices": [asdict(one) for one in judged.prices],
@@ -78,6 +82,15 @@ def facts_of(grid: Grid, judged: Judged) -> dict[str, Any]:
              "clients": row.cell["honest"] + row.cell["liars"], "facts": dict(row.outcome.facts),
              "seconds": round(row.outcome.seconds, 3), "commit": row.outcome.commit, "error": tracebacks(row.outcome.error)}
             for row in judged.rows
+        ],
+        "membership": [asdict(one) for one in judged.audited.membership],
+        "bounds": [asdict(one) for one in judged.audited.bounds],
+        "accuracy_by_epsilon": [asdict(one) for one in judged.audited.points],
+        "audits": [
+            {"digest": row.digest, **{name: row.cell.get(name) for name in ("audit", "subject", "epsilon", "seed")},
+             "facts": dict(row.outcome.facts), "seconds": round(row.outcome.seconds, 3), "commit": row.outcome.commit,
+             "error": tracebacks(row.outcome.error)}
+            for row in judged.audit_rows
         ],
     }  # fmt: skip
 
@@ -90,7 +103,7 @@ def html(
 
     home = files("edgehold.attacks.matrix")
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"told": told, "points": points, "image": image}
+    made.filters |= {"told": told, "points": points, "image": image, "share": share}
     head = grid.matrix.matrix
     first = head.shares[0]
     heat = {(v.data, v.defence, v.attack): v for v in judged.verdicts if v.share == first}
@@ -99,7 +112,7 @@ def html(
         grid=grid, head=head, judged=judged, facts=facts, pictures={one.name: one for one in drawn}, heat=heat, first=first,
         average=AVERAGE, style=(home / "page.css").read_text(encoding="utf-8"), liars=liars_told,
         rows=judged.rows, inversions=shown, tracebacks=tracebacks, measured=MEASURED,
-        calls=facts["calls"], colour=colour, granted=grid.matrix.granted,
+        named=named, audits=grid.matrix.audits, names=ATTACKS, calls=facts["calls"], colour=colour, granted=grid.matrix.granted,
         places=list(dict.fromkeys((one.data, one.share) for one in judged.worst)),
         columns={data: [name for name in grid.attacks if (data, name) in met] for data in grid.data},
     )  # fmt: skip
@@ -108,6 +121,11 @@ def html(
 def told(one: Estimate | None) -> str:
     """A mean and its interval, in thousandths."""
     return f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" if one else "-"
+
+
+def share(one: Share | None) -> str:
+    """In per cent, with its interval."""
+    return f"{100 * one.mean:.2f} [{100 * one.low:.2f}, {100 * one.high:.2f}]" if one else NOT_ENOUGH
 
 
 def points(one: Estimate | None) -> str:

@@ -1,31 +1,14 @@
 """The plots of a report, each for light and for dark pages."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Sequence
 from typing import Any
 
+from edgehold.attacks.matrix.audited import Audited
 from edgehold.attacks.matrix.grid import AVERAGE, Grid
 from edgehold.attacks.matrix.judge import Judged, Price, Worst
+from edgehold.attacks.matrix.themes import COLOURS, MARKS, Picture, both
 from edgehold.attacks.matrix.verdict import Estimate, Verdict
-
-THEMES = {"light": ("#ffffff", "#1a202c", "#718096"), "dark": ("#171b22", "#e2e8f0", "#8a97a8")}
-"""Name -> background, ink, and what is less important."""
-COLOURS = ("#c53030", "#2b6cb0", "#2f855a", "#b7791f", "#805ad5", "#0f8b8d", "#d53f8c", "#7b8794")
-"""The first one is for where nobody defends."""
-MARKS = "osD^vPX*"
-DPI = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """name: of the file, without its end. alt: what it shows, in words. light, dark: PNG."""
-
-    name: str
-    title: str
-    alt: str
-    light: bytes
-    dark: bytes
+from edgehold.attacks.privacy.membership.pictures import roc
 
 
 def pictures(grid: Grid, judged: Judged) -> list[Picture]:
@@ -35,50 +18,30 @@ def pictures(grid: Grid, judged: Judged) -> list[Picture]:
         alt = "Lowest mean accuracy of every defence over the attacks that work, with intervals: " + ", ".join(
             f"{one.defence} on {one.data} {one.value.mean:.2f}" for one in _at_first(grid, judged.worst) if one.value
         )
-        found.append(_both("worst", "Worst case of every defence", alt, lambda figure, ink: _worst(figure, ink, grid, judged)))
+        found.append(both("worst", "Worst case of every defence", alt, lambda figure, ink: _worst(figure, ink, grid, judged)))
     if any(one.value and one.share == grid.matrix.matrix.shares[0] for one in judged.verdicts):
         alt = "Heat map of the mean score of every defence (rows) under every attack (columns); the table has the numbers"
-        found.append(_both("heat", "Score by defence and attack", alt, lambda figure, ink: _heat(figure, ink, grid, judged)))
+        found.append(both("heat", "Score by defence and attack", alt, lambda figure, ink: _heat(figure, ink, grid, judged)))
     curves = _curves(grid, judged)
     if curves:
         ends = [f"{name} on {data} {points[-1][1].mean:.2f}" for (data, name), points in curves.items()]
         alt = "Accuracy falls as the share of liars grows; at the largest share: " + ", ".join(ends)
-        found.append(_both("share", "Accuracy against the share of liars", alt, lambda f, ink: _share(f, ink, grid, curves)))
+        found.append(both("share", "Accuracy against the share of liars", alt, lambda f, ink: _share(f, ink, grid, curves)))
     private = [one for one in judged.prices if one.epsilon is not None]
     if private:
         alt = "Accuracy against epsilon, nobody lies: " + ", ".join(
             f"{one.defence} on {one.data} {one.accuracy:.2f} at {one.epsilon:.1f}" for one in private
         )
-        found.append(_both("epsilon", "Accuracy against epsilon", alt, lambda figure, ink: _epsilon(figure, ink, private)))
+        found.append(both("epsilon", "Accuracy against epsilon", alt, lambda figure, ink: _epsilon(figure, ink, private)))
+    if judged.audited.points:
+        alt = "Accuracy against epsilon of every method that adds noise on the device: " + ", ".join(
+            f"{one.method} {one.accuracy.mean:.2f} at {one.epsilon:.1f}" for one in judged.audited.points
+        )
+        title = "Accuracy against epsilon, noise on the device"
+        found.append(both("curve", title, alt, lambda figure, ink: _curve(figure, ink, judged.audited)))
+    if judged.audited.curves and (shown := roc(judged.audited.curves)):
+        found.append(shown)
     return found
-
-
-def _both(name: str, title: str, alt: str, draw: Callable[[Any, str], None]) -> Picture:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    made = {}
-    for theme, (paper, ink, faint) in THEMES.items():
-        style: Any = {
-            "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper, "text.color": ink, "font.size": 9.0,
-            "axes.labelcolor": ink, "axes.edgecolor": faint, "xtick.color": ink, "ytick.color": ink, "grid.color": faint,
-            "axes.titlecolor": ink, "axes.titlesize": 10.0, "axes.titleweight": "bold",
-        }  # fmt: skip
-        with matplotlib.rc_context(style):
-            figure, out = Figure(layout="constrained"), BytesIO()
-            draw(figure, ink)
-            figure.savefig(out, dpi=DPI, format="png")
-            made[theme] = _small(out)
-    return Picture(name, title, alt, made["light"], made["dark"])
-
-
-def _small(png: BytesIO) -> bytes:
-    """The same with a palette: a third of the bytes."""
-    from PIL import Image
-
-    out = BytesIO()
-    Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-    return out.getvalue()
 
 
 def _at_first(grid: Grid, worst: Sequence[Worst]) -> list[Worst]:
@@ -201,3 +164,25 @@ def _epsilon(figure: Any, ink: str, private: Sequence[Price]) -> None:
     axes.set(xscale="log", xlabel="epsilon", ylabel="accuracy, nobody lies", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+
+
+def _curve(figure: Any, ink: str, audited: Audited) -> None:
+    """Lines for noise; dotted, the accuracy of the subjects that promise nothing."""
+    figure.set_size_inches(5.2, 3.4)
+    axes = figure.subplots()
+    for number, method in enumerate(dict.fromkeys(one.method for one in audited.points), 1):
+        mine = sorted((one for one in audited.points if one.method == method), key=lambda one: one.epsilon)
+        ends = [[_ends(one.accuracy)[side][0] for one in mine] for side in (0, 1)]
+        axes.errorbar(
+            [one.epsilon for one in mine], [one.accuracy.mean for one in mine], yerr=ends, capsize=3, markersize=4,
+            marker=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)], label=method,
+        )  # fmt: skip
+    for subject in dict.fromkeys(one.subject for one in audited.membership if one.epsilon is None):
+        level = next(one.accuracy.mean for one in audited.membership if one.subject == subject)
+        axes.axhline(level, color=ink, linestyle=":", linewidth=0.8)
+        axes.annotate(
+            f"{subject}, no noise", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
+        )
+    axes.set(xscale="log", xlabel="epsilon", ylabel="accuracy", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from edgehold.attacks.byzantine.knowledge import Knowledge, Reach
+from edgehold.attacks.privacy.membership.study import Study
 from edgehold.core.config import Config, convert, parse_toml, suggest
 from edgehold.core.errors import ConfigError
 
@@ -81,6 +82,53 @@ class Sweep(Config, frozen=True, kw_only=True):
     data: Names = ()
 
 
+class Audits(Study, frozen=True, kw_only=True):
+    """Audits of privacy beside the attacks on accuracy: a study of membership, and more about its private subjects.
+
+    optional: left out, with a note in the report, where the data set's folder is missing. membership: subjects that are
+    attacked with shadow models; empty: all. epsilons: at which every method of a private subject is trained, for accuracy
+    against epsilon. one_run: epsilons at which the one-run audit is held against the claim, with so many canaries.
+    """
+
+    optional: bool = False
+    membership: Names = ()
+    epsilons: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
+    one_run: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
+    canaries: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2000
+
+    def must_be_sound(self) -> None:
+        """`ConfigError` for what cannot be played."""
+        from edgehold.attacks.privacy.membership.train import checked
+        from edgehold.attacks.privacy.run import Wish
+
+        super().must_be_sound()
+        checked(self)
+        for method, subject in self.private.items():
+            for epsilon in self.one_run:
+                Wish(method, epsilon, self.subject[subject].delta, self.canaries, 1).must_be_sound()
+        for name in self.membership:
+            if name not in self.subject:
+                raise ConfigError(f"audits.membership: {name!r}{suggest(name, list(self.subject))}", field="audits.membership")
+        if (self.epsilons or self.one_run) and not self.private:
+            raise ConfigError(
+                "audits.epsilons and audits.one_run are about subjects with an epsilon; there is none", field="audits.subject"
+            )
+
+    @property
+    def attacked(self) -> Names:
+        """Subjects that are attacked with shadow models."""
+        return self.membership or tuple(self.subject)
+
+    @property
+    def private(self) -> Mapping[str, str]:
+        """Method -> its first subject that has an epsilon."""
+        found: dict[str, str] = {}
+        for name, one in self.subject.items():
+            if one.epsilon is not None:
+                found.setdefault(one.method, name)
+        return found
+
+
 class Head(Config, frozen=True, kw_only=True):
     """The [matrix] table. shares: of liars among all clients of a round. knowledge: what liars are granted, "K0" to "K2+A"."""
 
@@ -101,6 +149,7 @@ class Matrix(Config, frozen=True, kw_only=True):
     defence: dict[str, Defence] = msgspec.field(default_factory=dict)
     attack: dict[str, Assault] = msgspec.field(default_factory=dict)
     sweep: Sweep | None = None
+    audits: Audits | None = None
 
     @property
     def digest(self) -> str:

@@ -16,6 +16,7 @@ from edgehold.attacks.byzantine.trigger import Trigger, success
 from edgehold.attacks.eval.cells import Cell, code
 from edgehold.attacks.eval.conspiracies import Ranks, Signs
 from edgehold.attacks.eval.named import Named
+from edgehold.attacks.matrix import audits
 from edgehold.attacks.matrix.grid import known_rule, plan_of
 from edgehold.attacks.matrix.plan import granted
 from edgehold.core.errors import FlError
@@ -41,7 +42,7 @@ def attempt(cell: Cell, data: Path | None) -> Outcome:
     """The cell's outcome, whatever happens in it but Ctrl-C."""
     began = time.process_time()
     try:
-        facts, error = play(cell, data), ""
+        facts, error = (audits.play(cell, data) if "audit" in cell else play(cell, data)), ""
     except Exception:
         facts, error = {}, traceback.format_exc()
     return Outcome(facts, time.process_time() - began, _commit(), error)
@@ -107,6 +108,8 @@ def _liars(cell: Cell, members: Sequence[str]) -> dict[str, Any]:
     aim: dict[str, Any] = {"target": target}
     if card.entry.endswith("label_flip:make"):
         aim |= {"source": source, "classes": classes}
+    if card.entry.endswith("label_search:make"):
+        aim |= {"source": source}
     bars = [{"part": index} if card.options.get("bars") else {} for index in range(len(members))]
     return {
         "adversaries": {

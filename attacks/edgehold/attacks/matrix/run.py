@@ -12,7 +12,7 @@ from typing import cast
 
 from edgehold.attacks.eval.cells import Cell, code, key, spread
 from edgehold.attacks.eval.screen import progress
-from edgehold.attacks.matrix.grid import Grid
+from edgehold.attacks.matrix.grid import Grid, named
 from edgehold.attacks.matrix.play import Outcome, attempt
 from edgehold.attacks.matrix.store import Store
 from edgehold.core.errors import ConfigError
@@ -33,7 +33,7 @@ def play_all(grid: Grid, text: str, store: Store, data: Path | None, workers: in
     """Whatever has no facts yet. text: of the matrix file, kept beside the cells. ray: address of a cluster, empty: none."""
     began, started, load = time.monotonic(), time.time(), os.getloadavg()[0]
     store.bind(text, grid.matrix.digest, grid.missing)
-    cells, known = grid.cells(), store.outcomes()
+    cells, known = [*grid.audits(), *grid.cells()], store.outcomes()
     left = [cell for cell in cells if not (found := known.get(key(cell))) or found.error]
     done, stopped = len(cells) - len(left), False
     work = partial(attempt, data=data)
@@ -57,8 +57,9 @@ def play_all(grid: Grid, text: str, store: Store, data: Path | None, workers: in
 
 
 def _said(cell: Cell, outcome: Outcome) -> str:
-    came = "FAILED" if outcome.error else f"accuracy {outcome.facts['accuracy']:.3f}"
-    return f"{cell['data']} {cell['defence']} {cell['attack']} seed {cell['seed']} {came}"
+    fact = "epsilon_lower" if cell.get("audit") == "one_run" else "accuracy"
+    came = "FAILED" if outcome.error else f"{fact} {outcome.facts[fact]:.3f}"
+    return f"{named(cell)} {came}"
 
 
 def here(
