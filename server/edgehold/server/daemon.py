@@ -183,7 +183,7 @@ class Daemon:
             Evaluation(config.tasks, spool), metrics, config.store.keep_models,
             Accounts(self._home / "ledger.db", {k: Limit(b.max_epsilon, b.delta) for k, b in config.budgets.items()}),
             lambda: x509.load_pem_x509_certificates(trusted_pem(ca)),
-            config.record, self._home / "transcripts",
+            config.record, self._home / "transcripts", config.aggregation.ray,
         )  # fmt: skip
 
     def _clear_orphans(self, runs: Runs, floor: Floor) -> None:

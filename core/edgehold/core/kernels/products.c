@@ -4,6 +4,7 @@
 #include "lanes.h"
 
 enum { DEPTH = 64 }; /* float32 products added up in a lane before they go on in float64: error at most DEPTH * 2^-24 */
+enum { NEAR = 16 }; /* tiles that meet all others before the next: they stay in the second-level cache meanwhile */
 #define STRIP (DEPTH * WIDTH)
 #define APART (STRIP + WIDTH) /* rows that lie a power of two apart would push each other out of the cache */
 
@@ -104,17 +105,20 @@ int gram(const float *const *rows, int64_t n, int64_t width, int64_t centre, dou
         const float *from = centre >= 0 ? rows[centre] + start : NULL;
         for (int64_t i = 0; i < n; i++)
             powers[i] = centred(rows[i] ? rows[i] + start : nothing, from, count, strip + i * APART);
-        for (int64_t p = 0; p < tiles; p++)
-            for (int64_t q = p; q < tiles; q++) {
-                double sums[TILE * TILE];
-                tiles_of(strip + p * TILE * APART, strip + q * TILE * APART, n - q * TILE, sums);
-                for (int64_t i = 0; i < TILE && p * TILE + i < n; i++)
-                    for (int64_t j = 0; j < TILE && q * TILE + j < n; j++) {
-                        int power = powers[p * TILE + i] + powers[q * TILE + j];
-                        double sum = sums[i * TILE + j];
-                        out[(p * TILE + i) * n + q * TILE + j] += power ? ldexp(sum, power) : sum;
-                    }
-            }
+        for (int64_t first = 0; first < tiles; first += NEAR) {
+            int64_t last = least(first + NEAR, tiles);
+            for (int64_t p = 0; p < last; p++)
+                for (int64_t q = p > first ? p : first; q < last; q++) {
+                    double sums[TILE * TILE];
+                    tiles_of(strip + p * TILE * APART, strip + q * TILE * APART, n - q * TILE, sums);
+                    for (int64_t i = 0; i < TILE && p * TILE + i < n; i++)
+                        for (int64_t j = 0; j < TILE && q * TILE + j < n; j++) {
+                            int power = powers[p * TILE + i] + powers[q * TILE + j];
+                            double sum = sums[i * TILE + j];
+                            out[(p * TILE + i) * n + q * TILE + j] += power ? ldexp(sum, power) : sum;
+                        }
+                }
+        }
     }
     free(strip);
     free(nothing);

@@ -23,7 +23,7 @@ from edgehold.server.store.spool import RoundKeys
 class Floor:
     """What every run of a server shares.
 
-    roots: of the federation, to which devices' certificates lead. record: run -> rounds to keep in a file of `transcripts`; see
+    ray: address of a cluster that works on blocks of updates, or "". roots: of the federation, to which devices' certificates lead. record: run -> rounds to keep in a file of `transcripts`; see
     `ServerConfig`.
     """
 
@@ -44,3 +44,4 @@ class Floor:
     roots: Roots
     record: Mapping[str, Collection[int]] = field(default_factory=dict)
     transcripts: Path = Path()
+    ray: str = ""
