@@ -28,9 +28,7 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where federations live meanwhile."
 )
 @click.option("--peer", is_flag=True, help="Measure another product beside this one, where the benchmark can (rules, private).")
-@click.option(
-    "--shape", nargs=2, type=click.IntRange(3), help="Clients, and values each, where the benchmark takes them (spool)."
-)
+@click.option("--shape", nargs=2, type=click.IntRange(3), help="Clients, and values each, where a benchmark asks (spool).")
 @click.option("--write-docs", is_flag=True, help="Keep the result in benchmarks/results and its table in docs/benchmarks.md.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Measure nothing: use this JSON."

@@ -23,8 +23,8 @@ from edgehold.server.store.spool import RoundKeys
 class Floor:
     """What every run of a server shares.
 
-    ray: address of a cluster that works on blocks of updates, or "". roots: of the federation, to which devices' certificates lead. record: run -> rounds to keep in a file of `transcripts`; see
-    `ServerConfig`.
+    roots: of the federation, to which devices' certificates lead. record: run -> rounds to keep in a file of `transcripts`; see
+    `ServerConfig`. ray: address of a cluster that works on blocks of updates, or "".
     """
 
     federation: str

@@ -1,8 +1,8 @@
 """Blocks of columns on the machines of a Ray cluster: the same work on the same spans, taken in the same order.
 
 A node gets the work once, with the paths and keys of spooled updates rather than their bytes: it reads its blocks itself. A
-block whose node is lost is worked out here. Every block has the same bits wherever it is worked out, and blocks are put together
-in order: a cluster changes no digest.
+block whose node is lost is worked out here. Every block has the same bits wherever it is worked out, and blocks are put
+together in order: a cluster changes no digest.
 """
 
 import contextlib
