@@ -210,15 +210,15 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
 
 
 @pytest.mark.parametrize("rule", ["median", "nnm+trimmed_mean", "geometric_median"])
-def test_blocks_go_to_a_cluster_and_lost_ones_are_worked_out_here(rule: str, ray: Ray, tmp_path: Path) -> None:
+def test_blocks_go_to_a_cluster_and_lost_ones_are_worked_out_here(rule: str, ray: Ray, tmp_path: Path, arithmetic: str) -> None:
     updates = spooled(tmp_path, matrix(11, WIDE))
     want = digest(rule, updates, 2)
     assert ray.blocks == 0
-    ray.lost = {1, 4}
+    ray.lost = {0, 4}
     with cluster.on_cluster("10.0.0.7:6379"):
         assert digest(rule, updates, 2) == want
     assert ray.address == "10.0.0.7:6379"
-    assert ray.blocks >= 5
+    assert ray.blocks >= (5 if arithmetic == "kernels" else 1)
     asked = ray.blocks
     with cluster.on_cluster(""):
         assert digest(rule, updates, 2) == want

@@ -77,6 +77,7 @@ class SealedFile:
 
     def __init__(self, path: Path, round_key: bytes, name: bytes) -> None:
         self._path = path
+        self._handle = -1
         self._readers: list[CipherContext] = []  # free ones: making one costs as much as unsealing 32 KiB
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         salt = os.pread(self._handle, SALT, 0)
@@ -183,6 +184,9 @@ class SealedFile:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def __del__(self) -> None:
+        self.close()  # on a node nobody else does
 
     def discard(self) -> None:
         """Close and delete."""
