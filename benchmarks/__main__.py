@@ -28,6 +28,7 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where federations live meanwhile."
 )
 @click.option("--peer", is_flag=True, help="Measure another product beside this one, where the benchmark can (rules, private).")
+@click.option("--shape", nargs=2, type=click.IntRange(3), help="Clients, and values each, where a benchmark asks (spool).")
 @click.option("--write-docs", is_flag=True, help="Keep the result in benchmarks/results and its table in docs/benchmarks.md.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Measure nothing: use this JSON."
@@ -41,6 +42,7 @@ def main(
     quick: bool,
     folder: Path | None,
     peer: bool,
+    shape: tuple[int, int] | None,
     write_docs: bool,
     source: Path | None,
 ) -> None:
@@ -50,9 +52,9 @@ def main(
         if source is not None:
             found: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
         else:
-            options = frame.Options(rounds, quick, only, peer=peer)
+            options = frame.Options(rounds, quick, only, peer=peer, shape=shape)
             if folder is not None:
-                options = frame.Options(rounds, quick, only, folder, peer)
+                options = frame.Options(rounds, quick, only, folder, peer, shape)
             found = _measured(benchmark, options)
         click.echo(frame.table(found["rows"]))
         if json_file is not None:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
-BENCHMARKS = ("rounds", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks", "export")
+BENCHMARKS = ("rounds", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks", "export", "spool")
 """Names of the modules of this folder that are benchmarks."""
 
 
@@ -67,7 +67,7 @@ class Row:
 class Options:
     """rounds: how many to play where a row does not need its own number; quick: tiny rows that say nothing about speed;
     only: part of the names of the rows to measure; folder: where federations live while they run; peer: measure another
-    product beside this one, where a benchmark can.
+    product beside this one, where a benchmark can. shape: clients and values each, where a benchmark takes them.
     """
 
     rounds: int = 6
@@ -75,6 +75,7 @@ class Options:
     only: str = ""
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     peer: bool = False
+    shape: tuple[int, int] | None = None
     say: Callable[[str], None] = lambda text: print(f"  {text}", file=sys.stderr, flush=True)
 
     def wants(self, work: str) -> bool:

@@ -1,6 +1,8 @@
 """Uploads at rest: sealed, resumable, unreadable without the key."""
 
+import copy
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgehold.core.errors import ConfigError, Conflicting, Corrupted
+from edgehold.core.vectors import SLACK
 from edgehold.server.store.spool import SALT, RoundKeys, SealedFile
 
 KEY, NAME = bytes(range(32)), b"name of the upload"
@@ -138,3 +141,35 @@ def test_round_keys(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="memory-backed"):
         RoundKeys(tmp_path / "file" / "keys")
+
+
+def test_reads_into_place_equal_reads_and_touch_nothing_else(tmp_path: Path) -> None:
+    """Across the parts in which it works, at odd offsets, with ciphers used again, and from several threads at once."""
+    file = filled(tmp_path / "upload", DATA * 2)
+
+    def read(start: int) -> None:
+        for size in (0, 1, 15, 16, 17, 65_535, 65_536, 65_537, 140_000):
+            stop = min(start + size, len(DATA) * 2)
+            out = memoryview(bytearray(b"x" * (stop - start + SLACK)))
+            file.read_into(start, stop, out)
+            assert out[: stop - start] == (DATA * 2)[start:stop]
+            assert bytes(out[stop - start :]) == b"x" * SLACK
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, [0, 1, 15, 16, 17, 65_535, 65_537, 100_001] * 3))
+    short = memoryview(bytearray(40 + SLACK))
+    with pytest.raises(Corrupted, match="ends 10 bytes short"):
+        file.read_into(file.size - 30, file.size + 10, short)
+    file.close()
+
+
+def test_another_process_reads_the_same_upload_and_cannot_write_it(tmp_path: Path) -> None:
+    file = filled(tmp_path / "upload")
+    again = copy.copy(file)  # by the same way as to another process
+    assert (again.size, again.read(17, 5000)) == (len(DATA), DATA[17:5000])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        again.append(b"more")
+    again.close()
+    file.discard()
+    with pytest.raises(ConfigError, match="in the same place"):
+        copy.copy(file)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod, sqrt
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,18 @@ class Blob(Protocol):
         """Bytes start..stop (stop at most `size`)."""
 
 
+@runtime_checkable
+class Filling(Protocol):
+    """A blob whose bytes are made for every read, and can be made where they are wanted."""
+
+    def read_into(self, start: int, stop: int, out: memoryview) -> None:
+        """Bytes start..stop to the front of `out`, which is longer by at least `SLACK` bytes; those keep their content."""
+
+
+SLACK = 16
+"""What ciphers may want to see behind their output, though they write nothing there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bytes:
     """A blob in memory."""
@@ -50,6 +62,9 @@ class Bytes:
     def read(self, start: int, stop: int) -> memoryview:
         """Bytes start..stop, not copied."""
         return memoryview(self.data)[start:stop]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bytes, (bytes(self.data),)  # a view of memory cannot go to another process
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ class Vector:
     blob: its size must be a whole number of items, else `WrongShape`.
     """
 
-    __slots__ = ("blob", "dtype", "size")
+    __slots__ = ("_filling", "_offset", "blob", "dtype", "size")
 
     def __init__(self, blob: Blob, dtype: str = "<f4") -> None:
         self.blob = blob
@@ -83,6 +98,10 @@ class Vector:
         if blob.size % self.dtype.itemsize:
             raise WrongShape(f"{blob.size} bytes are no whole number of {self.dtype.name} values")
         self.size = blob.size // self.dtype.itemsize
+        self._offset = 0
+        while isinstance(blob, Part):
+            self._offset, blob = self._offset + blob.offset, blob.whole
+        self._filling = blob if isinstance(blob, Filling) else None
 
     @classmethod
     def of(cls, values: Array) -> "Vector":
@@ -95,6 +114,22 @@ class Vector:
         """Values start..stop as a one-dimensional array that must not be written to."""
         item = self.dtype.itemsize
         return np.frombuffer(self.blob.read(start * item, stop * item), dtype=self.dtype)
+
+    @property
+    def fills(self) -> bool:
+        """Whether reading costs fresh memory that `read_into` spares."""
+        return self._filling is not None
+
+    def read_into(self, start: int, stop: int, out: Array) -> Array:
+        """Values start..stop: in the front of `out` where the blob fills memory, else as `read`.
+
+        out: contiguous, of this type, longer than what is asked for by at least `SLACK` bytes.
+        """
+        if self._filling is None:
+            return self.read(start, stop)
+        lo, hi = (self._offset + at * self.dtype.itemsize for at in (start, stop))
+        self._filling.read_into(lo, hi, out.data.cast("B"))
+        return out[: stop - start]
 
     def whole(self) -> Array:
         """All values at once; for sizes known to be small, or on the device that trains on them."""

@@ -40,6 +40,14 @@ class StoreTable(Config, frozen=True, kw_only=True):
     min_free_share: Annotated[float, msgspec.Meta(ge=0.0, le=0.9)] = 0.15
 
 
+class AggregationTable(Config, frozen=True, kw_only=True):
+    """[aggregation]: ray: address of a Ray cluster that works on blocks of the updates, whose nodes see this home folder in the
+    same place and get the keys of the round's updates; empty: this machine alone.
+    """
+
+    ray: str = ""
+
+
 class LimitsTable(Config, frozen=True, kw_only=True):
     """[limits]: clients: how many this server is sized for; twice as many connections are taken."""
 
@@ -72,6 +80,7 @@ class ServerConfig(Config, frozen=True, kw_only=True):
     server: ServerTable
     store: StoreTable = StoreTable()
     limits: LimitsTable = LimitsTable()
+    aggregation: AggregationTable = AggregationTable()
     tasks: dict[str, TaskEntry] = {}
     budgets: dict[Name, BudgetTable] = {}
     record: dict[Name, tuple[Count, ...]] = {}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -63,6 +64,7 @@ log = logging.getLogger("edgehold.server")
 DRAIN_S = 5.0
 RECONNECT_S = 1.0
 HANDSHAKES_PER_S = 200.0
+_FILES_PER_CLIENT = 4  # two connections, an upload under way and one that was admitted
 
 _CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
 _TRANSFER = transfer_pb2.DESCRIPTOR.services_by_name["TransferService"]
@@ -117,6 +119,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         self._check_home()
+        _allow_files(_FILES_PER_CLIENT * self._config.limits.clients)
         for run, numbers in self._config.record.items():
             log.warning("server.toml asks for it: updates of run %s, rounds %s, are kept in the clear", run, list(numbers))
         with contextlib.ExitStack() as stack:
@@ -183,7 +186,7 @@ class Daemon:
             Evaluation(config.tasks, spool), metrics, config.store.keep_models,
             Accounts(self._home / "ledger.db", {k: Limit(b.max_epsilon, b.delta) for k, b in config.budgets.items()}),
             lambda: x509.load_pem_x509_certificates(trusted_pem(ca)),
-            config.record, self._home / "transcripts",
+            config.record, self._home / "transcripts", config.aggregation.ray,
         )  # fmt: skip
 
     def _clear_orphans(self, runs: Runs, floor: Floor) -> None:
@@ -314,3 +317,11 @@ class Daemon:
         log.critical("stopping because the journal failed: %s", error)
         self._failed = True
         self._stop.set()
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files and connections, as far as it may: many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

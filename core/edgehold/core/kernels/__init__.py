@@ -10,9 +10,11 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Array, FloatArray
 
 SWITCH = "EDGEHOLD_KERNELS"
@@ -40,13 +42,15 @@ class Kernels:
         for function, arguments in _SIGNATURES.items():
             getattr(library, function).argtypes = arguments
 
-    def ordered_mean(self, rows: Rows, network: Array, lo: int, hi: int, keep: int) -> Array:
+    def ordered_mean(self, rows: Rows, network: Array | None, lo: int, hi: int, keep: int) -> Array:
         """Per column the mean of the values of ranks lo..hi-1, or with keep > 0 of the `keep` nearest the median, (w,) float64.
 
-        network: (comparisons, 2) int32; it must order the ranks that are looked at. Of two equally near the smaller counts.
+        network: (comparisons, 2) int32; it must order the ranks that are looked at; None: all are sorted. Of two equally near
+        the smaller counts.
         """
-        out = np.empty(_width(rows))
-        self._call("ordered_mean", _pointers(rows), len(rows), len(out), network, len(network), lo, hi, keep, out)
+        out, comparisons = np.empty(_width(rows)), -1 if network is None else len(network)
+        pairs = 0 if network is None else network
+        self._call("ordered_mean", _pointers(rows), len(rows), len(out), pairs, comparisons, lo, hi, keep, out)
         return out
 
     def combined(self, rows: Rows, shares: Array) -> Array:
@@ -61,12 +65,23 @@ class Kernels:
         Products run in float32 and go on in float64 after 64 of them: about row `centre` every entry is within 4e-6 of the
         product of the two norms; seen: 3e-9 for random numbers, 3e-7 for multiples of one step, where sums round to even.
         """
-        n = len(rows) + origin
-        out = np.zeros((n, n))
+        (out,) = self._grams(rows, centre, max(1, _width(rows)), origin)
+        return np.asarray(np.triu(out) + np.triu(out, 1).T)
+
+    def grams(self, rows: Rows, centre: int, piece: int) -> Array:
+        """As `gram` with the origin, for every `piece` columns apart: (pieces, n + 1, n + 1), of which only the upper triangles
+        are filled."""
+        return self._grams(rows, centre, piece, origin=True)
+
+    def _grams(self, rows: Rows, centre: int, piece: int, origin: bool) -> Array:
+        n, width = len(rows) + origin, _width(rows)
+        out = np.zeros((max(1, -(-width // piece)), n, n))
         pointers = np.zeros(n, dtype=np.uintp)
         pointers[: len(rows)] = _pointers(rows)
-        self._call("gram", pointers, n, _width(rows), centre, out)
-        return np.triu(out) + np.triu(out, 1).T
+        for number, start in enumerate(range(0, width, piece)):
+            self._call("gram", pointers, n, min(piece, width - start), centre, out[number])
+            pointers[: len(rows)] += np.uintp(4 * piece)
+        return out
 
     def mixed(self, rows: Rows, mix: Array, out: Rows) -> None:
         """out[r] = sum of mix[r, i] * rows[i], added up in float64. mix: (m, n) float64; out: m rows."""
@@ -93,6 +108,9 @@ class Kernels:
         told = np.empty(3, np.int64)
         self._call("gauss", attempts, len(attempts), edges, start, series, len(out), out, told)
         return int(told[0]), int(told[1]), bool(told[2])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return named, (self.name,)  # the same instructions in another process: others round otherwise
 
     def _call(self, function: str, *arguments: Array | int) -> None:
         failed = getattr(self._library, function)(*(x.ctypes.data if isinstance(x, np.ndarray) else x for x in arguments))
@@ -124,6 +142,17 @@ def _width(rows: Rows) -> int:
 def loaded() -> Kernels | None:
     """The kernels for the widest vectors of this processor, or None where there are none or they are switched off."""
     return None if os.environ.get(SWITCH) == "off" else next(iter(every()), None)
+
+
+def named(name: str) -> Kernels:
+    """Those for that instruction set; `ConfigError` where this machine has none."""
+    for one in every():
+        if one.name == name:
+            return one
+    raise ConfigError(
+        f"no kernels for {name} here; machines that share a round's blocks need the same ones: install edgehold with a C"
+        f" compiler on a processor that has {name}, or set {SWITCH}=off everywhere"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,28 +1,31 @@
 /* Kernels whose every bit is fixed: sums run in one order in float64 and nothing is contracted, so that they equal the
    NumPy code beside them (compiled with -ffp-contract=off). */
-#include "lanes.h"
+#include <math.h>
 
-enum { PANEL = 256 };  /* columns worked on at a time: n rows of one KiB stay in the second-level cache */
-enum { AISLE = PANEL + WIDTH }; /* copies that lie a power of two apart would push each other out of the cache */
+#include "sorting.h"
+
+enum { PANEL = 256 }; /* most columns worked on at a time */
+enum { HELD = 1 << 17 }; /* values worked on at a time where rows are many: they stay in the second-level cache */
 enum { STREAMS = 24 }; /* more rows than the processor can read ahead of one by one are copied, panel by panel */
 
 /* Sort WIDTH columns of n values by a network of comparisons; each is (low, high). */
 static void exchange(floats *v, const int32_t *network, int64_t comparisons) {
     for (int64_t c = 0; c < comparisons; c++) {
         floats a = v[network[2 * c]], b = v[network[2 * c + 1]];
-        marks less = a < b;
-        v[network[2 * c]] = (floats)(((marks)a & less) | ((marks)b & ~less));
-        v[network[2 * c + 1]] = (floats)(((marks)b & less) | ((marks)a & ~less));
+        v[network[2 * c]] = lower(a, b);
+        v[network[2 * c + 1]] = higher(a, b);
     }
 }
 
 /* Mean of the values of ranks lo..hi-1, added up in ascending order; +0 makes -0 into +0. */
 static void mean_of(const floats *v, int64_t lo, int64_t hi, double *out) {
-    for (int half = 0; half < 2; half++) {
-        doubles total = {0};
-        for (int64_t rank = lo; rank < hi; rank++) total += load_wide((const float *)&v[rank] + half * HALF);
-        store_doubles(out + half * HALF, total / (double)(hi - lo));
+    doubles low = {0}, high = {0};
+    for (int64_t rank = lo; rank < hi; rank++) {
+        low += load_wide((const float *)&v[rank]);
+        high += load_wide((const float *)&v[rank] + HALF);
     }
+    store_doubles(out, low / (double)(hi - lo));
+    store_doubles(out + HALF, high / (double)(hi - lo));
 }
 
 /* Mean of the `keep` values nearest the median: the window moves upwards while the value that would enter is nearer than
@@ -44,29 +47,38 @@ static void nearest_mean(floats *v, int64_t n, int64_t keep, double *out) {
     }
 }
 
-/* rows: n pointers to `width` floats each; network: `comparisons` pairs that order what is looked at.
+/* rows: n pointers to `width` floats each; network: `comparisons` pairs that order what is looked at; below 0: all are sorted.
    keep > 0: mean of the `keep` values nearest the median; else mean of ranks lo..hi-1. out: (width,).
    Returns 0, or 1 when there is no memory. */
 int ordered_mean(const float *const *rows, int64_t n, int64_t width, const int32_t *network, int64_t comparisons, int64_t lo,
                  int64_t hi, int64_t keep, double *out) {
     int copies = n > STREAMS;
-    float *panel = room(n * AISLE, sizeof(float));
-    floats *v = room(n, sizeof(floats));
+    int64_t size = 8, part = n ? least(PANEL, HELD / n / WIDTH * WIDTH) : PANEL;
+    while (size < n) size *= 2;
+    if (part < WIDTH) part = WIDTH;
+    int64_t aisle = part + WIDTH; /* copies that lie a power of two apart would push each other out of the cache */
+    float *panel = room(n * aisle, sizeof(float));
+    floats *v = room(size, sizeof(floats));
     const float **from = malloc((size_t)n * sizeof *from);
     double tail[WIDTH];
     int failed = !panel || !v || !from;
-    for (int64_t start = 0; start < width && !failed; start += PANEL) {
-        int64_t count = least(PANEL, width - start);
+    for (int64_t start = 0; start < width && !failed; start += part) {
+        int64_t count = least(part, width - start);
         for (int64_t i = 0; i < n; i++) {
             from[i] = rows[i] + start;
-            if (!copies && count == PANEL) continue;
-            from[i] = memcpy(panel + i * AISLE, from[i], (size_t)count * sizeof(float));
-            memset(panel + i * AISLE + count, 0, (size_t)(PANEL - count) * sizeof(float));
+            if (!copies && count == part) continue;
+            from[i] = memcpy(panel + i * aisle, from[i], (size_t)count * sizeof(float));
+            memset(panel + i * aisle + count, 0, (size_t)(part - count) * sizeof(float));
         }
         for (int64_t at = 0; at < count; at += WIDTH) {
             double *to = at + WIDTH <= count ? out + start + at : tail;
             for (int64_t i = 0; i < n; i++) v[i] = load(from[i] + at);
-            exchange(v, network, comparisons);
+            if (comparisons < 0) {
+                for (int64_t i = n; i < size; i++) v[i] = (floats){0} + INFINITY;
+                sorted(v, size, n);
+            } else {
+                exchange(v, network, comparisons);
+            }
             if (keep)
                 nearest_mean(v, n, keep, to);
             else

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -49,6 +49,28 @@ static inline few narrowed(doubles v) { return (few)_mm512_cvtpd_ps((__m512d)v);
 static inline doubles widened(few v) { return __builtin_convertvector(v, doubles); }
 static inline few narrowed(doubles v) { return __builtin_convertvector(v, few); }
 #endif
+/* The smaller and the larger of two, as the machine's own instructions define them: of equal ones, zeros of both signs among
+   them, `lower` gives b and `higher` gives a, so that a comparison loses neither. */
+#if defined(__AVX512F__)
+static inline floats lower(floats a, floats b) { return (floats)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline floats higher(floats a, floats b) { return (floats)_mm512_max_ps((__m512)b, (__m512)a); }
+#elif defined(__AVX2__)
+static inline floats lower(floats a, floats b) { return (floats)_mm256_min_ps((__m256)a, (__m256)b); }
+static inline floats higher(floats a, floats b) { return (floats)_mm256_max_ps((__m256)b, (__m256)a); }
+#elif defined(__x86_64__)
+static inline floats lower(floats a, floats b) { return (floats)_mm_min_ps((__m128)a, (__m128)b); }
+static inline floats higher(floats a, floats b) { return (floats)_mm_max_ps((__m128)b, (__m128)a); }
+#else
+static inline floats lower(floats a, floats b) {
+    marks less = a < b;
+    return (floats)(((marks)a & less) | ((marks)b & ~less));
+}
+static inline floats higher(floats a, floats b) {
+    marks less = a < b;
+    return (floats)(((marks)b & less) | ((marks)a & ~less));
+}
+#endif
+
 static inline doubles load_wide(const float *from) { return widened(load_few(from)); }
 
 #define UNROLL _Pragma("GCC unroll 16") /* what is indexed by such a loop alone stays in registers */

@@ -4,6 +4,7 @@
 #include "lanes.h"
 
 enum { DEPTH = 64 }; /* float32 products added up in a lane before they go on in float64: error at most DEPTH * 2^-24 */
+enum { NEAR = 16 }; /* tiles that meet all others before the next: they stay in the second-level cache meanwhile */
 #define STRIP (DEPTH * WIDTH)
 #define APART (STRIP + WIDTH) /* rows that lie a power of two apart would push each other out of the cache */
 
@@ -104,17 +105,20 @@ int gram(const float *const *rows, int64_t n, int64_t width, int64_t centre, dou
         const float *from = centre >= 0 ? rows[centre] + start : NULL;
         for (int64_t i = 0; i < n; i++)
             powers[i] = centred(rows[i] ? rows[i] + start : nothing, from, count, strip + i * APART);
-        for (int64_t p = 0; p < tiles; p++)
-            for (int64_t q = p; q < tiles; q++) {
-                double sums[TILE * TILE];
-                tiles_of(strip + p * TILE * APART, strip + q * TILE * APART, n - q * TILE, sums);
-                for (int64_t i = 0; i < TILE && p * TILE + i < n; i++)
-                    for (int64_t j = 0; j < TILE && q * TILE + j < n; j++) {
-                        int power = powers[p * TILE + i] + powers[q * TILE + j];
-                        double sum = sums[i * TILE + j];
-                        out[(p * TILE + i) * n + q * TILE + j] += power ? ldexp(sum, power) : sum;
-                    }
-            }
+        for (int64_t first = 0; first < tiles; first += NEAR) {
+            int64_t last = least(first + NEAR, tiles);
+            for (int64_t p = 0; p < last; p++)
+                for (int64_t q = p > first ? p : first; q < last; q++) {
+                    double sums[TILE * TILE];
+                    tiles_of(strip + p * TILE * APART, strip + q * TILE * APART, n - q * TILE, sums);
+                    for (int64_t i = 0; i < TILE && p * TILE + i < n; i++)
+                        for (int64_t j = 0; j < TILE && q * TILE + j < n; j++) {
+                            int power = powers[p * TILE + i] + powers[q * TILE + j];
+                            double sum = sums[i * TILE + j];
+                            out[(p * TILE + i) * n + q * TILE + j] += power ? ldexp(sum, power) : sum;
+                        }
+                }
+        }
     }
     free(strip);
     free(nothing);
@@ -169,6 +173,7 @@ int mixed(const float *const *rows, int64_t n, const double *mix, int64_t m, int
 }
 
 enum { TOGETHER = 4 }; /* rows whose every subset is summed once for all outputs */
+enum { CLOSE = 14 };   /* such groups at a time: their sums stay in the first-level cache */
 #define SUBSETS (1 << TOGETHER)
 
 typedef struct {
@@ -192,39 +197,47 @@ int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, con
     enum { PANEL = 256, AISLE = PANEL + WIDTH };
     int64_t groups = (n + TOGETHER - 1) / TOGETHER, all = groups * TOGETHER;
     float *panel = room(all * AISLE, sizeof(float));
-    wide *sums = room(groups * SUBSETS, sizeof(wide));
-    uint32_t *places = room(m * groups, sizeof *places); /* of each subset's sum, in bytes */
-    int failed = !panel || !sums || !places;
+    wide *sums = room(CLOSE * SUBSETS, sizeof(wide)), *totals = room(m, sizeof(wide));
+    uint16_t *places = room(m * groups, sizeof *places); /* of each subset's sum, in bytes */
+    int failed = !panel || !sums || !totals || !places;
     for (int64_t at = 0; at < m * groups && !failed; at++)
-        places[at] = (uint32_t)((at % groups * SUBSETS + members[at]) * (int64_t)sizeof(wide));
+        places[at] = (uint16_t)((at % groups % CLOSE * SUBSETS + members[at]) * (int64_t)sizeof(wide));
     if (!failed) memset(panel, 0, (size_t)all * AISLE * sizeof(float));
     for (int64_t start = 0; start < width && !failed; start += PANEL) {
         int64_t count = least(PANEL, width - start);
         for (int64_t i = 0; i < n; i++) memcpy(panel + i * AISLE, rows[i] + start, (size_t)count * sizeof(float));
-        for (int64_t at = 0; at < count; at += WIDTH) {
-            for (int64_t g = 0; g < groups; g++)
-                sums_of_subsets(panel + g * TOGETHER * AISLE + at, AISLE, sums + g * SUBSETS);
-            for (int64_t r = 0; r < m; r++) {
-                const uint32_t *place = places + r * groups;
-                wide total = {{0}, {0}};
-                for (int64_t g = 0; g < groups; g++) {
-                    const wide *sum = (const wide *)((const char *)sums + place[g]);
-                    total = (wide){total.low + sum->low, total.high + sum->high};
-                }
-                few both[2] = {narrowed(total.low * scale[r]), narrowed(total.high * scale[r])};
-                float *to = out[r] + start + at;
-                __builtin_prefetch(to + PANEL, 1); /* runs are too short for the processor to see where they go on */
-                if (at + WIDTH <= count) {
-                    store_few(to, both[0]);
-                    store_few(to + HALF, both[1]);
-                } else {
-                    memcpy(to, both, (size_t)(count - at) * sizeof(float));
+        for (int64_t at = 0; at < count; at += WIDTH)
+            for (int64_t first = 0; first < groups; first += CLOSE) {
+                int64_t some = least(CLOSE, groups - first);
+                for (int64_t g = 0; g < some; g++)
+                    sums_of_subsets(panel + (first + g) * TOGETHER * AISLE + at, AISLE, sums + g * SUBSETS);
+                for (int64_t r = 0; r < m; r++) {
+                    const uint16_t *place = places + r * groups + first;
+                    wide total = {{0}, {0}};
+                    if (first) total = totals[r];
+                    for (int64_t g = 0; g < some; g++) {
+                        const wide *sum = (const wide *)((const char *)sums + place[g]);
+                        total = (wide){total.low + sum->low, total.high + sum->high};
+                    }
+                    if (first + some < groups) {
+                        totals[r] = total;
+                        continue;
+                    }
+                    few both[2] = {narrowed(total.low * scale[r]), narrowed(total.high * scale[r])};
+                    float *to = out[r] + start + at;
+                    __builtin_prefetch(to + PANEL, 1); /* runs are too short for the processor to see where they go on */
+                    if (at + WIDTH <= count) {
+                        store_few(to, both[0]);
+                        store_few(to + HALF, both[1]);
+                    } else {
+                        memcpy(to, both, (size_t)(count - at) * sizeof(float));
+                    }
                 }
             }
-        }
     }
     free(panel);
     free(sums);
+    free(totals);
     free(places);
     return failed;
 }

@@ -18,6 +18,7 @@ from edgehold.core.streams import select, selection_stream
 from edgehold.core.vectors import Vector
 from edgehold.core.weights import capped
 from edgehold.defenses import registry
+from edgehold.defenses.baselines.rules.cluster import on_cluster
 from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskCancelled
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor
@@ -308,7 +309,8 @@ class Driver:
         updates = [opened.updates[client][1] for client in survivors]
         weights = capped([self.side.claim(update) for update in updates], self.plan.weights.by, self.plan.weights.cap)
         weighted = [Weighted(c, w, u) for c, w, u in zip(survivors, weights, updates, strict=True)]
-        return self.side.close(self._state, weighted, self.floor.store)
+        with on_cluster(self.floor.ray):
+            return self.side.close(self._state, weighted, self.floor.store)
 
     def _at_rest(self, packed: Packed) -> Packed:
         """All of it in the store: a state that no round has written yet may stand in memory."""

@@ -24,7 +24,7 @@ class Floor:
     """What every run of a server shares.
 
     roots: of the federation, to which devices' certificates lead. record: run -> rounds to keep in a file of `transcripts`; see
-    `ServerConfig`.
+    `ServerConfig`. ray: address of a cluster that works on blocks of updates, or "".
     """
 
     federation: str
@@ -44,3 +44,4 @@ class Floor:
     roots: Roots
     record: Mapping[str, Collection[int]] = field(default_factory=dict)
     transcripts: Path = Path()
+    ray: str = ""

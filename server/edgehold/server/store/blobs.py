@@ -26,6 +26,9 @@ class FileBlob:
         weakref.finalize(self, os.close, self._handle)
         self.size = os.fstat(self._handle).st_size
 
+    def __reduce__(self) -> tuple[type["FileBlob"], tuple[Path, bytes]]:
+        return FileBlob, (self.path.absolute(), self.digest)  # another process opens it itself
+
     def read(self, start: int, stop: int) -> bytes:
         """Bytes start..stop."""
         return os.pread(self._handle, stop - start, start)

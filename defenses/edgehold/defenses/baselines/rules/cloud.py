@@ -13,11 +13,10 @@ import numpy as np
 from edgehold.core.vectors import Array, FloatArray, Sink, Vector, blocks
 from edgehold.defenses.baselines.rules.gram import NOISE, majority_gram, squared_distances
 from edgehold.defenses.baselines.rules.ordering import in_order
-from edgehold.defenses.baselines.rules.rows import MixedRows, Rows, combined
+from edgehold.defenses.baselines.rules.rows import MixedRows, Rows, combined, held
 
 _EXACT = 256
 """Up to this many points distances between combinations come from differences of coefficients, without cancellation."""
-_SPAN = 1 << 16
 
 
 class WithPrevious:
@@ -135,5 +134,5 @@ class Cloud:
     def write_shares(self, shares: Array, sink: Sink) -> None:
         """The combination of updates with these coefficients, one pass over those that have a share."""
         rows = self.basis.rows
-        spans = list(blocks(rows.d, _SPAN))
+        spans = list(blocks(rows.d, held(rows)))
         in_order(spans, lambda span: combined(rows, shares[:-1], *span), sink.write)

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgehold.core.vectors import Array, Sink, blocks
 from edgehold.defenses.baselines.rules.ordering import Wanted, by_column, in_order
-from edgehold.defenses.baselines.rules.rows import Rows, columns
+from edgehold.defenses.baselines.rules.rows import Rows, columns, held
 
 _PART = 1 << 14  # columns finished at a time, so that what is worked with stays in the cache
 _VOTED = 1 << 20  # values of a block of votes
@@ -52,7 +52,7 @@ def sign_majority(rows: Rows, step: float, sink: Sink) -> None:
             votes -= (values < 0).view(np.int8)
         return step * np.sign(votes)
 
-    in_order(list(blocks(rows.d, columns(rows, _VOTED))), vote, sink.write)
+    in_order(list(blocks(rows.d, min(held(rows), columns(rows, _VOTED)))), vote, sink.write)
 
 
 def _mean_of_ranks(n: int, lo: int, hi: int) -> Wanted:
@@ -93,6 +93,6 @@ def _mean(values: list[Array]) -> Array:
 
 
 def _mean_across(values: Array) -> Array:
-    # Widened first: a sum that casts as it goes is cut at buffer ends, and its bits would depend on the block.
+    # accumulate, because reduce adds in pairs; widened first: a sum that casts as it goes is cut at buffer ends.
     wide = values.astype(np.float64)
-    return np.asarray((np.add.reduce(wide, axis=1) + 0.0) / wide.shape[1])
+    return np.asarray((np.add.accumulate(wide, axis=1, out=wide)[:, -1] + 0.0) / wide.shape[1])

@@ -25,7 +25,9 @@ kernel has fewer to lose."""
 NOISE = 2.0**-50
 """Squared distances below this share of their terms are rounding: they count as 0, so that equal rows are equally far."""
 _WIDE = 1 << 19  # values of a float64 block: 4 MiB; larger blocks make the product cheaper, up to here
-_BLOCK = 1 << 21  # values of a block for the kernel
+_BLOCK = 1 << 22  # values of a block for the kernel
+PIECE = 1 << 12
+"""Columns whose products are added up before they join the sum: the same for any block, any number of threads and nodes."""
 _SAMPLED, _PLACES = 1 << 9, 8  # columns looked at for a first centre, at how many places
 
 About = Callable[[int | None], Array]
@@ -80,12 +82,13 @@ def _fast(compiled: kernels.Kernels, rows: Rows, centre: int | None) -> Array:
     assert centre is not None, "float32 products need a centre among the rows"
     total = np.zeros((rows.n + 1, rows.n + 1))
 
-    def add(part: Array) -> None:
-        np.add(total, part, out=total)  # in order: the same bits for any number of threads
+    def add(parts: Array) -> None:
+        for part in parts:  # piece by piece, in order
+            np.add(total, part, out=total)
 
-    spans = list(blocks(rows.d, columns(rows, _BLOCK)))
-    in_order(spans, lambda span: compiled.gram(rows.views(*span), centre, origin=True), add)
-    return total
+    spans = list(blocks(rows.d, max(1, columns(rows, _BLOCK) // PIECE) * PIECE))
+    in_order(spans, lambda span: compiled.grams(rows.views(*span), centre, PIECE), add)
+    return np.triu(total) + np.triu(total, 1).T
 
 
 def blind_spot(gram: Array, most: float) -> int | None:

@@ -1,31 +1,30 @@
 """Sorting every column of a block: what coordinate-wise rules spend their time on.
 
 A merge-exchange network orders many columns at once, without the comparisons whose outcome nobody asks for: compiled for up
-to `COMPILED` rows. Without kernels it runs on whole rows of a block for up to `NETWORK` rows; above that NumPy's vectorised
-sort of the transposed block is faster (measured crossing: between 50 and 100 rows).
+to `PRUNED` rows. Above that the kernels sort whole columns by merges that stay in registers and cache. Without kernels the
+network runs on whole rows of a block for up to `NETWORK` rows; above that NumPy's vectorised sort of the transposed block is
+faster (measured crossing: between 50 and 100 rows).
 """
 
-import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
 from edgehold.core import kernels
 from edgehold.core.vectors import Array, Sink, blocks
-from edgehold.defenses.baselines.rules.rows import Rows, Scratch, columns, fill
+from edgehold.defenses.baselines.rules.rows import Rows, Scratch, columns, cores, fill, held
 
-COMPILED, NETWORK = 512, 64
-_BLOCK = 1 << 21  # values of a block for the kernel: 8 MiB where they are worked out, nothing where they lie in memory
+PRUNED, NETWORK = 256, 64
 _WIDE, _MOST = 1 << 20, 1 << 15
 """Values of a block for NumPy (4 MiB) and of one of its rows (128 KiB): calls must be long beside what a call costs."""
 _SORT = 1 << 17  # values transposed and sorted at a time: half a MiB
-THREADS = 8
-"""Most threads: each holds up to 9 MiB, and all together stay below 100."""
-
 Finish = Callable[[list[Array]], Array]
 """Rows in ascending order (each (columns,) float32, may be written to) -> combined columns, float64."""
 Comparison = tuple[int, int, bool, bool]
@@ -50,11 +49,14 @@ class Wanted:
 
 def by_column(rows: Rows, wanted: Wanted, sink: Sink) -> None:
     """Write what is wanted of every column, block by block, on all cores."""
-    compiled, n = kernels.loaded() if rows.n <= COMPILED else None, rows.n
+    compiled, n = kernels.loaded(), rows.n
     if compiled is not None:
-        network = np.array([(low, high) for low, high, _, _ in comparisons(n, wanted.marks)], dtype=np.int32).reshape(-1, 2)
+        network = None
+        if n <= PRUNED:
+            pairs = [(low, high) for low, high, _, _ in comparisons(n, wanted.marks)]
+            network = np.array(pairs, dtype=np.int32).reshape(-1, 2)
         in_order(
-            list(blocks(rows.d, columns(rows, _BLOCK))),
+            list(blocks(rows.d, held(rows))),
             lambda span: compiled.ordered_mean(rows.views(*span), network, wanted.lo, wanted.hi, wanted.keep),
             sink.write,
         )
@@ -82,20 +84,40 @@ def by_column(rows: Rows, wanted: Wanted, sink: Sink) -> None:
     in_order(list(blocks(rows.d, columns(rows, _WIDE, _MOST))), work, sink.write)
 
 
-def in_order(
-    spans: Sequence[tuple[int, int]], work: Callable[[tuple[int, int]], Array], write: Callable[[Array], None]
-) -> None:
-    """write(work(span)) for every span, in order, worked out by all cores at once; few results wait at any time."""
-    cores = min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(spans))
-    if cores <= 1:
+Span: TypeAlias = tuple[int, int]
+InOrder: TypeAlias = Callable[[Sequence[Span], Callable[[Span], Array], Callable[[Array], None]], None]
+_ELSEWHERE: ContextVar[InOrder | None] = ContextVar("elsewhere", default=None)
+
+
+@contextmanager
+def elsewhere(hands: InOrder) -> Iterator[None]:
+    """Inside, this thread's rules give their blocks to `hands`, which does as `in_order` does."""
+    before = _ELSEWHERE.set(hands)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(before)
+
+
+def in_order(spans: Sequence[Span], work: Callable[[Span], Array], write: Callable[[Array], None]) -> None:
+    """write(work(span)) for every span, in order, worked out by all cores at once; few results wait at any time.
+
+    Inside `elsewhere` other machines do the work.
+    """
+    hands = _ELSEWHERE.get()
+    if hands is not None:
+        hands(spans, work, write)
+        return
+    threads = min(cores(), len(spans))
+    if threads <= 1:
         for span in spans:
             write(work(span))
         return
     waiting: deque[Future[Array]] = deque()
-    with ThreadPoolExecutor(cores, thread_name_prefix="rule") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="rule") as pool:
         for span in spans:
             waiting.append(pool.submit(work, span))
-            if len(waiting) > cores + 1:
+            if len(waiting) > threads + 1:
                 write(waiting.popleft().result())
         while waiting:
             write(waiting.popleft().result())

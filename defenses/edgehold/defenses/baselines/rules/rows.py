@@ -1,5 +1,6 @@
 """Updates as rows of a matrix that never stands in memory as a whole."""
 
+import os
 import threading
 from collections.abc import Sequence
 from math import prod
@@ -9,8 +10,15 @@ import numpy as np
 
 from edgehold.core import kernels
 from edgehold.core.errors import WrongShape
-from edgehold.core.vectors import BLOCK, Array, FloatArray, Vector, blocks
+from edgehold.core.vectors import SLACK, Array, FloatArray, Vector, blocks
 
+HELD = 1 << 24
+"""Values that all threads together may hold of updates that do not lie in memory: 64 MiB, whatever the number of clients."""
+THREADS = 8
+"""Most threads that work on blocks."""
+_LONG = 1 << 16  # most columns of a block: enough for reads from files, few enough for all cores to have some
+_SHORT = 256  # fewest
+_EXTRA = SLACK // 4
 _MIXED = 1 << 18  # values of a float64 block that is mixed: 2 MiB
 _SUMMED = 1 << 14  # values of a sum that is added up: with its terms it stays in the second-level cache
 
@@ -42,6 +50,7 @@ class VectorRows:
     def __init__(self, vectors: Sequence[Vector], scales: Sequence[float] | None = None) -> None:
         self._vectors = vectors
         self._scales = scales or [1.0] * len(vectors)
+        self._scratch = Scratch() if any(vector.fills for vector in vectors) else None
         if len({vector.size for vector in vectors}) > 1 or len(self._scales) != len(vectors):
             raise WrongShape(f"{len(vectors)} rows with {len(self._scales)} scales; all rows must have one length")
 
@@ -57,7 +66,14 @@ class VectorRows:
 
     def views(self, lo: int, hi: int) -> Sequence[FloatArray]:
         """As `Rows.views`; copied only where the vector itself copies or a scale is not 1."""
-        return [self.row(index, lo, hi) for index in range(self.n)]
+        if self._scratch is None:
+            return [self.row(index, lo, hi) for index in range(self.n)]
+        room = self._scratch.take("rows", self.n, hi - lo + _EXTRA)
+        read = []
+        for vector, scale, place in zip(self._vectors, self._scales, room, strict=True):
+            values = vector.read_into(lo, hi, place)
+            read.append(values if scale == 1.0 else np.multiply(values, np.float32(scale), out=place[: hi - lo]))
+        return read
 
     def row(self, index: int, lo: int, hi: int) -> FloatArray:
         """Columns lo..hi of one row, (hi - lo,) float32, not to be written to."""
@@ -71,6 +87,9 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self._kept: dict[str, Array] = {}
+
+    def __reduce__(self) -> tuple[type["Scratch"], tuple[()]]:
+        return Scratch, ()  # another process has memory of its own
 
     def take(self, name: str, *shape: int, dtype: str = "<f4") -> Array:
         """An uninitialised array of that shape, cut from the thread's own memory."""
@@ -147,7 +166,8 @@ def combined(rows: Rows, shares: Array, lo: int, hi: int) -> Array:
     One fixed order and no BLAS: the same bits for any block size and on any machine. Rows of share 0 are not read.
     """
     used = np.flatnonzero(shares)
-    read = [rows.row(int(index), lo, hi) for index in used]
+    every = len(used) == rows.n
+    read = rows.views(lo, hi) if every else [rows.row(int(index), lo, hi) for index in used]
     if (compiled := kernels.loaded()) is not None and read:
         return compiled.combined(read, np.asarray(shares[used], dtype=np.float64))
     total, term = np.zeros(hi - lo), np.empty(min(_SUMMED, hi - lo))
@@ -158,6 +178,17 @@ def combined(rows: Rows, shares: Array, lo: int, hi: int) -> Array:
     return total
 
 
-def columns(rows: Rows, each: int, most: int = BLOCK) -> int:
+def columns(rows: Rows, each: int, most: int = _LONG) -> int:
     """Columns per block so that a block has about `each` values, and never more than `most`."""
-    return max(256, min(most, each // max(1, rows.n)))
+    return max(_SHORT, min(most, each // max(1, rows.n)))
+
+
+def cores() -> int:
+    """Threads that work on blocks at once."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(THREADS, available)
+
+
+def held(rows: Rows) -> int:
+    """Columns per block so that all threads together hold `HELD` values. For work whose bits no block size changes."""
+    return columns(rows, HELD // cores())
