@@ -2,16 +2,25 @@
 
 Digits, a perceptron 64-64-10, one local epoch in batches of 32. A round is everything a round is: draw, order, training,
 codecs, law, aggregation. Each case is a process of its own, so that its start and its memory are all its own.
+
+Time in torch's kernels: `perf` samples the process of a case from the end of its first round to the end of its last. A sample
+counts for the kernels when it lies in libtorch_cpu or in code that oneDNN wrote at run time; the interpreter, torch's bindings,
+copies by the C library, memory from the system and numpy count against them. The server's evaluation is left out.
 """
 
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +32,15 @@ if TYPE_CHECKING:
     from edgehold.core.torch_task import TorchTask
 
 NAME = "engine"
-SUMMARY = "Virtual clients: milliseconds per round of 100, start, memory of 5,000"
+SUMMARY = "Virtual clients: milliseconds per round of 100, 10,000 clients, start, memory, share of torch"
 
 TASK = "benchmarks.engine:make_task"
 RECORDS = 32
 """Per client where there are more clients than the digits can be dealt to."""
+IMAGES = 64
+"""Fashion-MNIST records per client."""
+KERNELS = re.compile(r"libtorch_cpu|\[JIT\]|//anon|jit-\d+")
+"""Where `perf` finds the kernels: torch's library, and what oneDNN wrote."""
 MIB = 1 << 20
 
 
@@ -57,6 +70,60 @@ def rows(options: Options) -> Iterator[Row]:
         found = _play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
         note = f"peak of all processes, {rounds} rounds; {found['round']:.0f} ms per round"
         yield Row(work, found["memory"], "MiB", 1024.0, load=load, note=note)
+
+    yield from _thousands(options)
+    yield from _kernels(options)
+
+
+def _thousands(options: Options) -> Iterator[Row]:
+    """Rounds of a hundred among ten thousand."""
+    clients, cohort = (300, 10) if options.quick else (10_000, 100)
+    rounds = max(options.rounds, 3 if options.quick else 40)
+    for workers, target in ((1, None), (2, 10.0)):
+        kind = "one process" if workers == 1 else f"{workers} processes"
+        work = f"rounds of {cohort} among {clients:,} virtual clients, {kind}"
+        if not options.wants(work):
+            continue
+        load = load_average()
+        options.say(f"{work} ...")
+        found = _play({"clients": clients, "cohort": cohort, "rounds": rounds, "resampled": True, "workers": workers})
+        note = f"1 / median of {rounds - 1} rounds; processor {found['processor']:.0f} ms per round in the first process"
+        note = f"{note}; {found['memory']:.0f} MiB"
+        aim = None if options.quick else target
+        yield Row(work, 1000 / found["round"], "1/s", aim, load=load, note=note, at_least=True)
+
+
+def _kernels(options: Options) -> Iterator[Row]:
+    """Share of a round that torch computes."""
+    clients, cohort = (100, 5) if options.quick else (10_000, 100)
+    work = f"torch kernels, {cohort} of {clients:,} virtual clients, Fashion-MNIST CNN"
+    if not options.wants(work):
+        return
+    if shutil.which("perf") is None or "EDGEHOLD_DATA" not in os.environ:
+        options.say(f"{work}: left out; it needs perf, and EDGEHOLD_DATA naming a folder that has fashion-mnist")
+        return
+    load, rounds = load_average(), 3
+    options.say(f"{work} ...")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        samples = str(Path(folder) / "perf.data")
+        found = _play({"clients": clients, "cohort": cohort, "rounds": rounds, "images": True, "samples": samples})
+        shares = _shares(samples)
+    kernels = sum(share for where, share in shares.items() if KERNELS.search(where))
+    others = sorted(((share, where) for where, share in shares.items() if not KERNELS.search(where)), reverse=True)
+    note = f"perf, {rounds - 1} rounds of {found['round'] / 1000:.2f} s, one process, {IMAGES} records each in batches of 32; "
+    note += ", ".join(f"{where} {share:.1f} %" for share, where in others[:5])
+    yield Row(work, kernels, "%", None if options.quick else 85.0, load=load, note=note, at_least=True)
+
+
+def _shares(samples: str) -> dict[str, float]:
+    """Per cent of the samples in each library."""
+    command = ["perf", "report", "-i", samples, "--sort", "dso", "--stdio", "-q"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, float] = {}
+    for line in told.splitlines():
+        if match := re.match(r"\s*([\d.]+)%\s+(.+?)\s*$", line):
+            found[match[2]] = found.get(match[2], 0.0) + float(match[1])
+    return found
 
 
 def _play(case: dict[str, Any]) -> dict[str, float]:
@@ -93,18 +160,20 @@ def _watch(pid: int, peak: list[float]) -> None:
         return
 
 
-def make_task(device_index: int, devices: int, resampled: bool = False) -> "TorchTask":
-    """Digits dealt evenly; resampled: each client has `RECORDS` of them drawn by its number, for any number of clients."""
-    from edgehold.core.rng import stream
-    from edgehold.core.torch_task import TorchTask
+def make_task(device_index: int, devices: int, resampled: bool = False, images: bool = False) -> "TorchTask":
+    """Digits dealt evenly; resampled: each client has `RECORDS` of them drawn by its number, for any number of clients.
 
-    if not resampled or device_index < 0:
-        return _dealt(device_index, devices if device_index >= 0 else 1)
-    whole = _whole()
+    images: Fashion-MNIST and its convolutional network instead, `IMAGES` records drawn for each client.
+    """
+    from edgehold.core.rng import stream
+
+    if not (resampled or images) or device_index < 0:
+        return _images(-1) if images else _dealt(device_index, devices if device_index >= 0 else 1)
+    whole = _images(0) if images else _whole()
     assert whole.train_data is not None
     inputs, targets = whole.train_data
-    mine = stream(0, "resampled", device_index).integers(len(inputs), size=RECORDS)
-    return TorchTask(whole.model, (inputs[mine], targets[mine]), None, whole.loss, whole.metrics)
+    mine = stream(0, "resampled", device_index).integers(len(inputs), size=IMAGES if images else RECORDS)
+    return whole.with_records((inputs[mine], targets[mine]))
 
 
 def _dealt(device_index: int, devices: int) -> "TorchTask":
@@ -116,6 +185,13 @@ def _dealt(device_index: int, devices: int) -> "TorchTask":
 @cache
 def _whole() -> "TorchTask":
     return _dealt(0, 1)
+
+
+@cache
+def _images(device_index: int) -> "TorchTask":
+    from edgehold.attacks.eval.data import make_task
+
+    return make_task("fashion-mnist", device_index, 1, str(Path(os.environ["EDGEHOLD_DATA"]) / "fashion-mnist"))
 
 
 def _case(case: dict[str, Any]) -> dict[str, float]:
@@ -135,19 +211,36 @@ def _case(case: dict[str, Any]) -> dict[str, float]:
         [method]
         name = "fedavg"
         batch_size = 32
+        [evaluation]
+        every = {0 if case.get("images") else 1}
         """,
         registry.method,
     )
-    options = {"resampled": True} if case.get("resampled") else {}
+    options = {name: True for name in ("resampled", "images") if case.get(name)}
     fleet = engine.VirtualFleet(TASK, options, case["clients"])
     ends: list[tuple[float, float]] = []
+    sampler: list[subprocess.Popen[bytes]] = []
+
+    def ended(number: int, facts: dict[str, float]) -> None:
+        ends.append((time.time(), time.process_time()))
+        if number == 1 and "samples" in case:
+            sampler.append(_sampled(case["samples"]))
+        if number == case["rounds"] and sampler:
+            sampler[0].send_signal(signal.SIGINT)
+            sampler[0].wait(60)
+
     engine.run(
-        plan, settings, fleet, fleet.own_copy(), on_round=lambda number, facts: ends.append((time.time(), time.process_time())),
-        workers=case.get("workers", 1), batch=case.get("batch", False),
-    )  # fmt: skip
+        plan, settings, fleet, fleet.own_copy(), on_round=ended, workers=case.get("workers", 1), batch=case.get("batch", False)
+    )
     walls = [after[0] - before[0] for before, after in zip(ends, ends[1:], strict=False)]
     processor = (ends[-1][1] - ends[0][1]) / max(1, len(walls))
     return {"start": ends[0][0] - case["began"], "round": 1000 * median(walls), "processor": 1000 * processor}
+
+
+def _sampled(samples: str) -> "subprocess.Popen[bytes]":
+    """`perf` on this process, writing to a file until it is interrupted."""
+    command = ["perf", "record", "-q", "-F", "499", "-p", str(os.getpid()), "-o", samples]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
-BENCHMARKS = ("rounds", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks", "export")
+BENCHMARKS = ("rounds", "connections", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks", "export")
 """Names of the modules of this folder that are benchmarks."""
 
 
