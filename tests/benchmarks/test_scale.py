@@ -13,12 +13,12 @@ SERVER = """\
 """
 ONE = """\
 2026-01-01T00:00:09.000Z info    connected client=device-1 boot_epoch=1
-2026-01-01T00:00:10.500Z info    task_received client=device-1 state=received method=fedavg run=bench round=2 attempt=1
+2026-01-01T00:00:10.500Z info    task_received client=device-1 state=received waited_s=0.2 run=bench round=2 attempt=1
 2026-01-01T00:00:10.600Z info    trained client=device-1 seconds=0.1 bytes=44 run=bench round=2 attempt=1
 """
 TWO = """\
-2026-01-01T00:00:13.001Z info    task_received client=device-2 state=received method=fedavg run=bench round=3 attempt=1
-2026-01-01T00:00:10.251Z info    task_received client=device-3 state=received method=fedavg run=bench round=2 attempt=1
+2026-01-01T00:00:13.001Z info    task_received client=device-2 state=received waited_s=1.0 run=bench round=3 attempt=1
+2026-01-01T00:00:10.251Z info    task_received client=device-3 state=received waited_s=0.0 run=bench round=2 attempt=1
 """
 
 
@@ -29,7 +29,8 @@ def test_waits_are_read_from_the_logs(tmp_path: Path) -> None:
     clients = {name: SimpleNamespace(log=logs[name]) for name in ("one", "two")}
     bed = SimpleNamespace(daemon=SimpleNamespace(log=logs["server"]), clients=clients)
     found = connections.waited(cast(Any, bed))
-    assert {number: sorted(round(one, 3) for one in waits) for number, waits in found.items()} == {2: [0.001, 0.25], 3: [1.001]}
+    rounded = {number: sorted((round(a, 3), round(b, 3)) for a, b in pairs) for number, pairs in found.items()}
+    assert rounded == {2: [(0.001, 0.001), (0.05, 0.25)], 3: [(0.001, 1.001)]}
 
 
 def test_kernels_are_torch_and_what_onednn_wrote() -> None:
