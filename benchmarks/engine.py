@@ -2,20 +2,13 @@
 
 Digits, a perceptron 64-64-10, one local epoch in batches of 32. A round is everything a round is: draw, order, training,
 codecs, law, aggregation. Each case is a process of its own, so that its start and its memory are all its own.
-
-Time in torch's kernels: `perf` samples the process of a case from the end of its first round to the end of its last. A sample
-counts for the kernels when it lies in libtorch_cpu or in code that oneDNN wrote at run time; the interpreter, torch's bindings,
-copies by the C library, memory from the system and numpy count against them. The server's evaluation is left out.
 """
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -32,15 +25,13 @@ if TYPE_CHECKING:
     from edgehold.core.torch_task import TorchTask
 
 NAME = "engine"
-SUMMARY = "Virtual clients: milliseconds per round of 100, 10,000 clients, start, memory, share of torch"
+SUMMARY = "Virtual clients: milliseconds per round of 100, start, memory of 5,000"
 
 TASK = "benchmarks.engine:make_task"
 RECORDS = 32
 """Per client where there are more clients than the digits can be dealt to."""
 IMAGES = 64
 """Fashion-MNIST records per client."""
-KERNELS = re.compile(r"libtorch_cpu|\[JIT\]|//anon|jit-\d+")
-"""Where `perf` finds the kernels: torch's library, and what oneDNN wrote."""
 MIB = 1 << 20
 
 
@@ -58,7 +49,7 @@ def rows(options: Options) -> Iterator[Row]:
         if options.wants(work):
             load = load_average()
             options.say(f"{work} ...")
-            found = _play({"clients": clients, "cohort": clients, "rounds": rounds, **how})
+            found = play({"clients": clients, "cohort": clients, "rounds": rounds, **how})
             note = f"median of {rounds - 1} rounds; {found['processor']:.1f} ms of processor; {found['memory']:.0f} MiB"
             yield Row(work, found["round"], "ms", target, load=load, note=note)
             note = "from process start to the end of the first round: imports, data, tasks"
@@ -67,66 +58,12 @@ def rows(options: Options) -> Iterator[Row]:
     if options.wants(work):
         load = load_average()
         options.say(f"{work} ...")
-        found = _play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
+        found = play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
         note = f"peak of all processes, {rounds} rounds; {found['round']:.0f} ms per round"
         yield Row(work, found["memory"], "MiB", 1024.0, load=load, note=note)
 
-    yield from _thousands(options)
-    yield from _kernels(options)
 
-
-def _thousands(options: Options) -> Iterator[Row]:
-    """Rounds of a hundred among ten thousand."""
-    clients, cohort = (300, 10) if options.quick else (10_000, 100)
-    rounds = max(options.rounds, 3 if options.quick else 40)
-    for workers, target in ((1, None), (2, 10.0)):
-        kind = "one process" if workers == 1 else f"{workers} processes"
-        work = f"rounds of {cohort} among {clients:,} virtual clients, {kind}"
-        if not options.wants(work):
-            continue
-        load = load_average()
-        options.say(f"{work} ...")
-        found = _play({"clients": clients, "cohort": cohort, "rounds": rounds, "resampled": True, "workers": workers})
-        note = f"1 / median of {rounds - 1} rounds; processor {found['processor']:.0f} ms per round in the first process"
-        note = f"{note}; {found['memory']:.0f} MiB"
-        aim = None if options.quick else target
-        yield Row(work, 1000 / found["round"], "1/s", aim, load=load, note=note, at_least=True)
-
-
-def _kernels(options: Options) -> Iterator[Row]:
-    """Share of a round that torch computes."""
-    clients, cohort = (100, 5) if options.quick else (10_000, 100)
-    work = f"torch kernels, {cohort} of {clients:,} virtual clients, Fashion-MNIST CNN"
-    if not options.wants(work):
-        return
-    if shutil.which("perf") is None or "EDGEHOLD_DATA" not in os.environ:
-        options.say(f"{work}: left out; it needs perf, and EDGEHOLD_DATA naming a folder that has fashion-mnist")
-        return
-    load, rounds = load_average(), 3
-    options.say(f"{work} ...")
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        samples = str(Path(folder) / "perf.data")
-        found = _play({"clients": clients, "cohort": cohort, "rounds": rounds, "images": True, "samples": samples})
-        shares = _shares(samples)
-    kernels = sum(share for where, share in shares.items() if KERNELS.search(where))
-    others = sorted(((share, where) for where, share in shares.items() if not KERNELS.search(where)), reverse=True)
-    note = f"perf, {rounds - 1} rounds of {found['round'] / 1000:.2f} s, one process, {IMAGES} records each in batches of 32; "
-    note += ", ".join(f"{where} {share:.1f} %" for share, where in others[:5])
-    yield Row(work, kernels, "%", None if options.quick else 85.0, load=load, note=note, at_least=True)
-
-
-def _shares(samples: str) -> dict[str, float]:
-    """Per cent of the samples in each library."""
-    command = ["perf", "report", "-i", samples, "--sort", "dso", "--stdio", "-q"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found: dict[str, float] = {}
-    for line in told.splitlines():
-        if match := re.match(r"\s*([\d.]+)%\s+(.+?)\s*$", line):
-            found[match[2]] = found.get(match[2], 0.0) + float(match[1])
-    return found
-
-
-def _play(case: dict[str, Any]) -> dict[str, float]:
+def play(case: dict[str, Any]) -> dict[str, float]:
     """Play a case in a process of its own and watch the memory of everything it starts."""
     began = time.time()
     command = [sys.executable, "-m", "benchmarks.engine", json.dumps(case | {"began": began})]

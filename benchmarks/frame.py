@@ -27,7 +27,20 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
-BENCHMARKS = ("rounds", "connections", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks", "export")
+BENCHMARKS = (
+    "rounds",
+    "connections",
+    "engine",
+    "thousands",
+    "rules",
+    "votes",
+    "private",
+    "edge",
+    "byzantine",
+    "masks",
+    "attacks",
+    "export",
+)
 """Names of the modules of this folder that are benchmarks."""
 
 
