@@ -6,12 +6,14 @@ codecs, law, aggregation. Each case is a process of its own, so that its start a
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ SUMMARY = "Virtual clients: milliseconds per round of 100, start, memory of 5,00
 TASK = "benchmarks.engine:make_task"
 RECORDS = 32
 """Per client where there are more clients than the digits can be dealt to."""
+IMAGES = 64
+"""Fashion-MNIST records per client."""
 MIB = 1 << 20
 
 
@@ -45,7 +49,7 @@ def rows(options: Options) -> Iterator[Row]:
         if options.wants(work):
             load = load_average()
             options.say(f"{work} ...")
-            found = _play({"clients": clients, "cohort": clients, "rounds": rounds, **how})
+            found = play({"clients": clients, "cohort": clients, "rounds": rounds, **how})
             note = f"median of {rounds - 1} rounds; {found['processor']:.1f} ms of processor; {found['memory']:.0f} MiB"
             yield Row(work, found["round"], "ms", target, load=load, note=note)
             note = "from process start to the end of the first round: imports, data, tasks"
@@ -54,12 +58,12 @@ def rows(options: Options) -> Iterator[Row]:
     if options.wants(work):
         load = load_average()
         options.say(f"{work} ...")
-        found = _play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
+        found = play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
         note = f"peak of all processes, {rounds} rounds; {found['round']:.0f} ms per round"
         yield Row(work, found["memory"], "MiB", 1024.0, load=load, note=note)
 
 
-def _play(case: dict[str, Any]) -> dict[str, float]:
+def play(case: dict[str, Any]) -> dict[str, float]:
     """Play a case in a process of its own and watch the memory of everything it starts."""
     began = time.time()
     command = [sys.executable, "-m", "benchmarks.engine", json.dumps(case | {"began": began})]
@@ -93,18 +97,20 @@ def _watch(pid: int, peak: list[float]) -> None:
         return
 
 
-def make_task(device_index: int, devices: int, resampled: bool = False) -> "TorchTask":
-    """Digits dealt evenly; resampled: each client has `RECORDS` of them drawn by its number, for any number of clients."""
-    from edgehold.core.rng import stream
-    from edgehold.core.torch_task import TorchTask
+def make_task(device_index: int, devices: int, resampled: bool = False, images: bool = False) -> "TorchTask":
+    """Digits dealt evenly; resampled: each client has `RECORDS` of them drawn by its number, for any number of clients.
 
-    if not resampled or device_index < 0:
-        return _dealt(device_index, devices if device_index >= 0 else 1)
-    whole = _whole()
+    images: Fashion-MNIST and its convolutional network instead, `IMAGES` records drawn for each client.
+    """
+    from edgehold.core.rng import stream
+
+    if not (resampled or images) or device_index < 0:
+        return _images(-1) if images else _dealt(device_index, devices if device_index >= 0 else 1)
+    whole = _images(0) if images else _whole()
     assert whole.train_data is not None
     inputs, targets = whole.train_data
-    mine = stream(0, "resampled", device_index).integers(len(inputs), size=RECORDS)
-    return TorchTask(whole.model, (inputs[mine], targets[mine]), None, whole.loss, whole.metrics)
+    mine = stream(0, "resampled", device_index).integers(len(inputs), size=IMAGES if images else RECORDS)
+    return whole.with_records((inputs[mine], targets[mine]))
 
 
 def _dealt(device_index: int, devices: int) -> "TorchTask":
@@ -116,6 +122,13 @@ def _dealt(device_index: int, devices: int) -> "TorchTask":
 @cache
 def _whole() -> "TorchTask":
     return _dealt(0, 1)
+
+
+@cache
+def _images(device_index: int) -> "TorchTask":
+    from edgehold.attacks.eval.data import make_task
+
+    return make_task("fashion-mnist", device_index, 1, str(Path(os.environ["EDGEHOLD_DATA"]) / "fashion-mnist"))
 
 
 def _case(case: dict[str, Any]) -> dict[str, float]:
@@ -135,19 +148,36 @@ def _case(case: dict[str, Any]) -> dict[str, float]:
         [method]
         name = "fedavg"
         batch_size = 32
+        [evaluation]
+        every = {0 if case.get("images") else 1}
         """,
         registry.method,
     )
-    options = {"resampled": True} if case.get("resampled") else {}
+    options = {name: True for name in ("resampled", "images") if case.get(name)}
     fleet = engine.VirtualFleet(TASK, options, case["clients"])
     ends: list[tuple[float, float]] = []
+    sampler: list[subprocess.Popen[bytes]] = []
+
+    def ended(number: int, facts: dict[str, float]) -> None:
+        ends.append((time.time(), time.process_time()))
+        if number == 1 and "samples" in case:
+            sampler.append(_sampled(case["samples"]))
+        if number == case["rounds"] and sampler:
+            sampler[0].send_signal(signal.SIGINT)
+            sampler[0].wait(60)
+
     engine.run(
-        plan, settings, fleet, fleet.own_copy(), on_round=lambda number, facts: ends.append((time.time(), time.process_time())),
-        workers=case.get("workers", 1), batch=case.get("batch", False),
-    )  # fmt: skip
+        plan, settings, fleet, fleet.own_copy(), on_round=ended, workers=case.get("workers", 1), batch=case.get("batch", False)
+    )
     walls = [after[0] - before[0] for before, after in zip(ends, ends[1:], strict=False)]
     processor = (ends[-1][1] - ends[0][1]) / max(1, len(walls))
     return {"start": ends[0][0] - case["began"], "round": 1000 * median(walls), "processor": 1000 * processor}
+
+
+def _sampled(samples: str) -> "subprocess.Popen[bytes]":
+    """`perf` on this process, writing to a file until it is interrupted."""
+    command = ["perf", "record", "-q", "-F", "499", "-p", str(os.getpid()), "-o", samples]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

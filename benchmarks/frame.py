@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
-BENCHMARKS = ("rounds", "engine", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks", "export", "spool")
+BENCHMARKS = (
+    "rounds", "connections", "engine", "thousands", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks",
+    "export", "spool",
+)  # fmt: skip
 """Names of the modules of this folder that are benchmarks."""
 
 

@@ -1,6 +1,7 @@
 """Many virtual clients: made when needed, spread over processes, kept in a file; always the same bits."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import sqlite3
@@ -86,6 +87,21 @@ def test_processes_give_the_same_bits() -> None:
     assert honest.digest != one.digest
 
 
+REAL = "edgehold.attacks.eval.data:make_task"
+
+
+def test_clients_that_share_a_module_give_the_bits_of_clients_that_have_their_own() -> None:
+    # Dropout-free perceptron on digits: one process, three of them, and tasks with a module each.
+    options = {"dataset": "digits", "net": {"hidden": [8]}}
+    shared = VirtualFleet(REAL, options, 8)
+    assert shared["c0000"].module is shared["c0001"].module  # type: ignore[attr-defined]
+    own = VirtualFleet("edgehold.client.data.tasks:make_task", options, 8)
+    assert own["c0000"].module is not own["c0001"].module  # type: ignore[attr-defined]
+    one, three, apart = go(shared), go(VirtualFleet(REAL, options, 8), workers=3), go(own)
+    assert (one.digest, one.rounds) == (three.digest, three.rounds) == (apart.digest, apart.rounds)
+    assert one.digest != go(VirtualFleet(REAL, options | {"seed": 1}, 8)).digest
+
+
 def test_all_cores_help_as_soon_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
@@ -117,6 +133,29 @@ def test_a_killed_worker_is_an_error_not_a_wait(tmp_path: Path) -> None:
     fuse.write_text("0")
     with pytest.raises(FlError, match=r"ended \(exit code -9\)"):
         go(synthetic(4, fuse=str(fuse)), workers=2)
+
+
+def test_a_run_that_lost_a_worker_goes_on_with_another_number_of_them(tmp_path: Path) -> None:
+    # Client c0002 counts its rounds in its local state, which the file hands to whichever process works for it next.
+    everyone: dict[str, Any] = {"adversaries": {"c0002": COUNTING}, "rounds": 5}
+    whole = go(synthetic(6), **everyone)
+    seen: list[int] = []
+
+    def deadly(number: int, facts: Facts) -> None:
+        seen.append(number)
+        if number == 2:
+            multiprocessing.active_children()[0].kill()
+
+    store = Store(tmp_path / "run.sqlite")
+    with pytest.raises(FlError, match="exit code -9"):
+        go(synthetic(6), workers=2, store=store, on_round=deadly, **everyone)
+    store.close()
+    assert seen == [1, 2]
+    store = Store(tmp_path / "run.sqlite")
+    again = go(synthetic(6), workers=3, store=store, on_round=lambda n, f: seen.append(n), **everyone)
+    store.close()
+    assert seen == [1, 2, 3, 4, 5]
+    assert (again.digest, again.rounds) == (whole.digest, whole.rounds)
 
 
 SCRIPT = """

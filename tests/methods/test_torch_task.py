@@ -92,6 +92,27 @@ def test_same_seed_same_bits_with_dropout_and_after_other_work() -> None:
     assert mine.initial(1).tobytes() == start.tobytes() != mine.initial(2).tobytes()
 
 
+def test_tasks_that_share_a_module_leave_nothing_of_each_other_behind() -> None:
+    def dropping() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+
+    how = LocalTraining(epochs=2, batch_size=8, momentum=0.9)
+    first = task(dropping)
+    second = first.with_records((X[:30], Y[:30]), (X[30:], Y[30:]))
+    alone = TorchTask(dropping, (X[:30], Y[:30]), (X[30:], Y[30:]), nn.functional.cross_entropy, first.metrics)
+    assert second.module is first.module
+    assert (second.samples, first.samples) == (30, 50)
+    start = first.initial(1)
+    want = task(dropping).train(start, how, stream(1))
+    for _ in range(2):  # by turns
+        assert second.train(start, how, stream(2)).tobytes() == alone.train(start, how, stream(2)).tobytes()
+        assert second.evaluate(start) == alone.evaluate(start) != first.evaluate(start)
+        assert first.train(start, how, stream(1)).tobytes() == want.tobytes()
+    assert first.with_records(None).evaluate(start) == {}
+    with pytest.raises(ConfigError, match="50 inputs and 3 targets"):
+        first.with_records((X, Y[:3]))
+
+
 def test_start_is_not_written_and_may_be_read_only() -> None:
     mine = task()
     start = mine.initial(0)

@@ -57,12 +57,16 @@ DECLINE_TIMEOUT_S = 10.0
 
 @dataclass(eq=False)
 class Job:
-    """One task under way. settled: its update may be at the server, so only the server's word ends it now."""
+    """One task under way. settled: its update may be at the server, so only the server's word ends it now.
+
+    since_s: monotonic time at which it came.
+    """
 
     key: TaskKey
     cancelled: threading.Event = field(default_factory=threading.Event)
     sending: bool = False
     settled: bool = False
+    since_s: float = field(default_factory=time.monotonic)
     running: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
@@ -218,7 +222,9 @@ class Jobs:
         # The policy again: making the task may have taken long, and the owner's last word counts.
         policy = self._allow(assignment)
         entry = await asyncio.to_thread(self._keep.receive, job.key, bare.SerializeToString(), policy.rounds_per_day)
-        event(log, logging.INFO, "task_received", state=entry.state, method=assignment.method, **names(assignment.id))
+        waited = round(time.monotonic() - job.since_s, 3)
+        said = {"state": entry.state, "method": assignment.method, "waited_s": waited}
+        event(log, logging.INFO, "task_received", **said, **names(assignment.id))
         reach("task_received")
         if entry.state in ("acknowledged", "dropped"):
             await self._again(entry, assignment)

@@ -4,6 +4,7 @@ Parameters are views of one flat tensor and gradients of another, so that a step
 for small models the cost of a step is Python's, not arithmetic's. Only a device's own task code imports this module.
 """
 
+import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,19 @@ class TorchTask:
             else:
                 self._frozen.append(place)
             at = place.stop
+
+    def with_records(self, train_data: tuple[Any, Any] | None, test_data: tuple[Any, Any] | None = None) -> "TorchTask":
+        """The task of another device: other records, the same model, loss and metrics.
+
+        Making a module costs more than a step of a small one, so that both share this one's: use them one after the other, as
+        a process does that plays many devices. Nothing of one is left in what the other computes, since every computation
+        begins with its own weights.
+        """
+        other = copy.copy(self)
+        other.train_data, other.test_data = train_data, test_data
+        other._train = other._tensors(train_data, "train_data")
+        other._test = other._tensors(test_data, "test_data")
+        return other
 
     @property
     def schema(self) -> Schema:

@@ -179,7 +179,7 @@ class Daemon:
             lambda code: metrics.rejections.labels(code).inc(),
         )  # fmt: skip
         sessions = Sessions()
-        sessions.on_change(lambda client, connected: metrics.clients_connected.set(len(sessions.connected)))
+        sessions.on_change(lambda client, connected: metrics.clients_connected.set(len(sessions)))
         return Floor(
             federation, identity.signing_key, journal, Roster(journal), sessions, board, admission,
             RoundKeys(keys_folder(config, self._home)), BlobStore(self._home / "blobs"), spool,

@@ -3,10 +3,13 @@
 Arguments are those of `edgehold.client.data.tasks:make_task`; virtual clients carry no test data, the server's copy does.
 """
 
+import json
+from functools import lru_cache
 from typing import Any
 
 from edgehold.attacks.eval.dealt import deal_once
 from edgehold.client.data import tasks
+from edgehold.client.data.deal import Deal
 from edgehold.core.torch_task import TorchTask
 
 
@@ -31,4 +34,25 @@ def make_task(
     dealt = deal_once(dataset, path, owners, how)
     if device_index is None or device_index < 0:
         return tasks.task_of(dealt, dataset, None, None, "shared", test_limit, model, net, how.get("data"))
-    return tasks.task_of(dealt, dataset, device_index % owners, limit, "none", None, model, net, how.get("data"))
+    bare = _bare(_Known(dealt), dataset, model, json.dumps([net, how.get("data")], sort_keys=True))
+    return bare.with_records(tasks.pair(dealt, dealt.train(device_index % owners, limit)))
+
+
+class _Known:
+    """A deal as a key: the same object, which is dealt once."""
+
+    def __init__(self, dealt: Deal) -> None:
+        self.dealt = dealt
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and other.dealt is self.dealt
+
+    def __hash__(self) -> int:
+        return id(self.dealt)
+
+
+@lru_cache(maxsize=4)
+def _bare(known: _Known, dataset: str, model: str, options: str) -> TorchTask:
+    """The model that every virtual client of this process trains, one after the other."""
+    net, data = json.loads(options)
+    return tasks.bare_task(known.dealt, dataset, model, net, data)

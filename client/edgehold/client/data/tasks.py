@@ -79,23 +79,40 @@ def task_of(
 ) -> TorchTask:
     """One device's task from a deal: for a process that plays many devices and loads once. Arguments as in `make_task`."""
     server = device_index is None or device_index == -1
-    mine = None if device_index is None or device_index == -1 else dealt.train(device_index, limit)
     held = None if test == "none" and not server else dealt.test(None if server else device_index, test_limit)
+    bare = bare_task(dealt, dataset, model, net, data, device)
+    mine = None if device_index is None or device_index == -1 else dealt.train(device_index, limit)
+    return bare.with_records(pair(dealt, mine), pair(dealt, held))
+
+
+def bare_task(
+    dealt: Deal,
+    dataset: str,
+    model: str = "",
+    net: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> TorchTask:
+    """A task without records, for `TorchTask.with_records`: arguments as in `make_task`."""
     whole = dealt.split.train
     name, options = model or DATASETS[dataset].model, dict(net or {})
     if name == "bag-of-words" and "buckets" in (data or {}):
         options.setdefault("buckets", (data or {})["buckets"])
-    loss, metrics, shift, width = _judged(whole, DATASETS[dataset].skewed)
+    loss, metrics = _judged(whole, DATASETS[dataset].skewed)
     outputs, shape = max(1, len(whole.classes)), whole.shape
     return TorchTask(
-        lambda: make_model(name, shape, outputs, **options),
-        _pair(mine, shift, width),
-        _pair(held, shift, width),
-        loss,
-        metrics,
-        device,
-        tuple(whole.classes),
+        lambda: make_model(name, shape, outputs, **options), None, None, loss, metrics, device, tuple(whole.classes)
     )
+
+
+def pair(dealt: Deal, records: Dataset | None) -> tuple[Tensor, Tensor] | None:
+    """Inputs and targets of records of a deal, as its tasks take them; None without any."""
+    if records is None or not len(records):
+        return None
+    if records.classes:
+        return torch.from_numpy(records.x), torch.from_numpy(records.y)
+    shift, width = _measure(dealt.split.train)
+    return torch.from_numpy(records.x), torch.from_numpy(((records.y - shift) / width).astype("float32"))
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
@@ -109,22 +126,20 @@ def balanced_accuracy(outputs: Tensor, targets: Tensor) -> float:
     return float(torch.stack([right[targets == label].mean() for label in sorted(set(targets.tolist()))]).mean())
 
 
-def _pair(records: Dataset | None, shift: float, width: float) -> tuple[Tensor, Tensor] | None:
-    if records is None or not len(records):
-        return None
-    y = records.y if records.classes else ((records.y - shift) / width).astype("float32")
-    return torch.from_numpy(records.x), torch.from_numpy(y)
+def _measure(whole: Dataset) -> tuple[float, float]:
+    """Shift and width of the target: numbers are learnt standardised and reported in their own unit."""
+    return float(whole.y.mean()), float(whole.y.std()) or 1.0
 
 
-def _judged(whole: Dataset, skewed: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Metric], float, float]:
-    """Loss, metrics, and shift and width of the target: numbers are learnt standardised and reported in their own unit."""
+def _judged(whole: Dataset, skewed: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Metric]]:
+    """Loss and metrics."""
     if not whole.classes:
-        shift, width = float(whole.y.mean()), float(whole.y.std()) or 1.0
-        return _square, {"mae": lambda o, t: width * float((o[:, 0] - t).abs().double().mean())}, shift, width
+        _, width = _measure(whole)
+        return _square, {"mae": lambda o, t: width * float((o[:, 0] - t).abs().double().mean())}
     if whole.y.ndim == 2:
-        return _next_symbol, {"accuracy": lambda o, t: accuracy(o.flatten(0, 1), t.flatten())}, 0.0, 1.0
+        return _next_symbol, {"accuracy": lambda o, t: accuracy(o.flatten(0, 1), t.flatten())}
     metrics: dict[str, Metric] = {"accuracy": accuracy}
-    return nn.functional.cross_entropy, metrics | ({"balanced_accuracy": balanced_accuracy} if skewed else {}), 0.0, 1.0
+    return nn.functional.cross_entropy, metrics | ({"balanced_accuracy": balanced_accuracy} if skewed else {})
 
 
 def _square(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ class Member:
         """Whether the client may be given this task."""
         return not self.allowed_tasks or task in self.allowed_tasks
 
+    def may_take_part(self, task: str) -> bool:
+        """Whether the client may be asked to do this task now."""
+        return self.state == "active" and self.may_run(task)
+
 
 class Roster:
     """The members, loaded once and written through."""
@@ -61,6 +65,11 @@ class Roster:
         """Whether there is such a member, and it may take part now."""
         member = self._members.get(client)
         return member is not None and member.state == "active"
+
+    def may_run(self, client: str, task: str) -> bool:
+        """Whether there is such a member, and it may be asked to do this task now."""
+        member = self._members.get(client)
+        return member is not None and member.may_take_part(task)
 
     def require(self, identity: Identity) -> Member:
         """The active member a certificate belongs to, else `IdentityError`."""

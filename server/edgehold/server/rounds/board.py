@@ -125,6 +125,11 @@ class Board:
         """Open rounds that still wait for this client."""
         return [opened for opened in self._rounds.values() if client in opened.tally.pending]
 
+    @property
+    def owing(self) -> frozenset[str]:
+        """Clients that some open round still waits for."""
+        return frozenset[str]().union(*(opened.tally.pending for opened in self._rounds.values()))
+
     def shut_out(self, client: str) -> None:
         """A client is revoked or suspended: no round that is still open counts it."""
         for opened in self._rounds.values():

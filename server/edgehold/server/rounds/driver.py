@@ -13,6 +13,7 @@ from typing import Any, cast
 from edgehold.core import crashpoints
 from edgehold.core.contract import Cohort, Container, Facts, Packed, Payload, PrivateServerSide, ServerSide, Weighted
 from edgehold.core.errors import FlError
+from edgehold.core.logs import event
 from edgehold.core.plan import Plan
 from edgehold.core.streams import select, selection_stream
 from edgehold.core.vectors import Vector
@@ -114,6 +115,7 @@ class Driver:
             row = records.latest(self.floor.journal, self.run)
             if row is None or row.round < number or row.state == "abandoned":
                 attempt = row.attempt + 1 if row and row.round == number else 1
+                event(log, logging.INFO, "round_begun", run=self.run, round=number, attempt=attempt)
                 row = await self._plan_round(number, attempt, refused)
                 if row is None:
                     continue

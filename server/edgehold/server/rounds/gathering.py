@@ -32,12 +32,12 @@ class Gathering:
 
     def eligible(self) -> list[str]:
         """Clients that may run the plan's task, connected or not."""
-        return [one.id for one in self._floor.roster if one.state == "active" and one.may_run(self._plan.run.task)]
+        return [one.id for one in self._floor.roster if one.may_take_part(self._plan.run.task)]
 
     def available(self, without: Collection[str]) -> list[str]:
         """Clients that could be asked now: connected, and owing nothing to another round."""
-        connected, board = self._floor.sessions.connected, self._floor.board
-        return [c for c in self.eligible() if c in connected and c not in without and not board.owed_by(c)]
+        connected, owing = self._floor.sessions.connected, self._floor.board.owing
+        return [c for c in self.eligible() if c in connected and c not in without and c not in owing]
 
     async def wait(self, without: Collection[str]) -> list[str]:
         """Clients to draw from: enough for the over-selected cohort, or everybody there is, or who came in time."""
@@ -62,13 +62,18 @@ class Gathering:
                     await self._arrivals.wait()
 
     def settle(self, tally: Tally) -> None:
-        """Count out who was shut out, and who has been gone for longer than the join deadline."""
-        now = time.monotonic()
-        for client in tally.pending.difference(self._floor.sessions.connected):
-            # Asked before a restart and not seen since: absent from now on.
-            self._gone.setdefault(client, now)
-        for client, since in self._gone.items():
-            if now - since >= self._plan.cohort.join_deadline_s:
+        """Count out who was shut out, and who has been gone for longer than the join deadline.
+
+        Called at every answer, so that it looks at the asked alone, however many belong to the federation.
+        """
+        now, sessions, roster = time.monotonic(), self._floor.sessions, self._floor.roster
+        for client in tally.pending:
+            if not sessions.has(client):
+                # Asked before a restart and not seen since: absent from now on.
+                self._gone.setdefault(client, now)
+            since = self._gone.get(client)
+            if since is not None and now - since >= self._plan.cohort.join_deadline_s:
                 tally.lose(client)
-        for client in tally.selected.difference(self.eligible()):
-            tally.drop(client)
+        for client in tally.selected:
+            if not roster.may_run(client, self._plan.run.task):
+                tally.drop(client)

@@ -1,7 +1,6 @@
 """Opening a round: the order as a base model and signed tasks, and what clients have sent already."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +72,10 @@ class Opening:
         if self.sizes is not None:
             self._mask(opened, row, self.sizes)
         inline = base.read(0, base.size) if base.size <= INLINE_LIMIT else b""
+        # Once, not for every client: with the cohort they would grow with its square.
+        asked, head = roster_digest(row.selection), hashlib.sha256(header).digest()
         for client in row.selection:
-            opened.assignments[client] = self._assignment(opened, client, row.selection, header, inline)
+            opened.assignments[client] = self._assignment(opened, client, asked, header, head, inline)
         if self._readmit(opened, row):
             return opened
         opened.close()
@@ -101,15 +102,16 @@ class Opening:
         return True
 
     def _assignment(
-        self, opened: OpenRound, client: str, cohort: Sequence[str], header: bytes, inline: bytes
+        self, opened: OpenRound, client: str, asked: bytes, header: bytes, head: bytes, inline: bytes
     ) -> TaskAssignment:
+        """asked, head: digests of cohort and header."""
         statement = TaskStatement(
             PROTOCOL_VERSION, self.floor.federation, opened.plan_digest, opened.run, opened.round, opened.attempt,
-            opened.nonce, client, opened.base.digest, opened.base.size, hashlib.sha256(header).digest(),
-            roster_digest(cohort), self.schema.digest, opened.task, str(self.plan.method["name"]),
+            opened.nonce, client, opened.base.digest, opened.base.size, head, asked, self.schema.digest,
+            opened.task, str(self.plan.method["name"]),
             opened.masks.terms.transcript if opened.masks else b"",
         )  # fmt: skip
-        lines, head = records.ledger_head(self.floor.journal, client)
+        lines, newest = records.ledger_head(self.floor.journal, client)
         return TaskAssignment(
             id=opened.id,
             protocol_version=statement.protocol_version,
@@ -127,5 +129,5 @@ class Opening:
             signature=self.floor.signing_key.sign(statement.signing_input()),
             inline_body=inline,
             ledger_lines=lines,
-            ledger_hash=head,
+            ledger_hash=newest,
         )

@@ -88,6 +88,13 @@ class Sessions:
         session = self._open.get(client)
         return session.address if session else ""
 
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def has(self, client: str) -> bool:
+        """Whether the client has an open stream."""
+        return client in self._open
+
     @property
     def connected(self) -> frozenset[str]:
         """Clients with an open stream."""
