@@ -55,7 +55,12 @@ def test_a_device_learns_from_the_flipped_labels_in_every_round(monkeypatch: pyt
     searches = []
     monkeypatch.setattr(label_search, "_FOUND", {})
     real = label_search.searched
-    monkeypatch.setattr(label_search, "searched", lambda *how: searches.append(how) or real(*how))
+
+    def counted(*how: Any) -> Any:
+        searches.append(how)
+        return real(*how)
+
+    monkeypatch.setattr(label_search, "searched", counted)
     liar: Any = label_search.make("alfa", 7, 1, 0.5)(Told(), "c0")  # type: ignore[arg-type]
     rounds = [liar.work(None, None, Held((X, Y)), RNG)[1] for _ in range(3)]
     assert all((labels == real(X, Y, "alfa", 7, 1, 0.5, 0)).all() for labels in rounds)
