@@ -11,7 +11,7 @@ from edgehold.attacks.byzantine.label_search import searched
 from edgehold.core.errors import ConfigError
 
 RNG = np.random.default_rng(0)
-Y = np.array([7] * 10 + [1] * 10 + [3] * 5)
+Y = np.array([3] * 5 + [7] * 10 + [1] * 10)
 X = np.where(Y == 7, 1.0, np.where(Y == 1, -1.0, 0.0))[:, None, None] + 0.3 * RNG.normal(size=(25, 2, 2))
 
 
@@ -34,7 +34,7 @@ def test_searches_differ_from_each_other_and_from_chance() -> None:
 
 
 def test_a_device_without_either_class_flips_nothing() -> None:
-    assert (searched(X[20:], Y[20:], "alfa", 7, 1, 1.0, 0) == Y[20:]).all()
+    assert (searched(X[:5], Y[:5], "alfa", 7, 1, 1.0, 0) == Y[:5]).all()
 
 
 @dataclass(frozen=True)
