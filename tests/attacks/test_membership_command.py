@@ -1,6 +1,7 @@
 """`fl-eval membership`: the controls, what is kept, what is trained again, what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_with_enough_non_members_rates_have_exact_intervals() -> None:
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     small: Path, trained: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    made_up = vars(run)["train"]
+    made_up: Callable[[Cell, Any], Trained] = vars(run)["train"]
 
     def stopping(cell: Cell, data: Any) -> Trained:
         if len(trained) == 8:
