@@ -58,9 +58,11 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     votes = cell["kind"] in ("control", "votes")
     dealt: dict[str, Any] = {
         "dataset": "digits", "seed": cell["seed"], "limit": 100, "model": "mlp",
-        "partition": "dirichlet", "alpha": 1.0, "scale": "standard",
+        "partition": "dirichlet", "alpha": 1.0,
         "net": {"hidden": [64], "bias": False} if votes else {"hidden": [32]},
     }  # fmt: skip
+    if cell["kind"] == "control":  # A trigger keeps the pixels as they are: standardised, one of a dark corner drowns the rest.
+        dealt["scale"] = "standard"
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
     method: dict[str, Any] = {"name": "frl", "batch_size": 16}
     if not votes:
