@@ -142,5 +142,5 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
 NOTES = (
     "Success: share of test records of other classes that the trigger turns into the target.",
     "Edge control measures the model on the liars' own records, of which it has no more than their share of the data.",
-    "A majority of the votes is the control of attacks on rankings: against a minority the vote itself stands.",
+    "A majority of the votes is the control of attacks on rankings: it decides alone.",
 )
