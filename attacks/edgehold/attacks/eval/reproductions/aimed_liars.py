@@ -58,9 +58,11 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     votes = cell["kind"] in ("control", "votes")
     dealt: dict[str, Any] = {
         "dataset": "digits", "seed": cell["seed"], "limit": 100, "model": "mlp",
-        "partition": "dirichlet", "alpha": 1.0, "scale": "standard",
+        "partition": "dirichlet", "alpha": 1.0,
         "net": {"hidden": [64], "bias": False} if votes else {"hidden": [32]},
     }  # fmt: skip
+    if cell["kind"] == "control":  # A trigger keeps the pixels as they are: standardised, one of a dark corner drowns the rest.
+        dealt["scale"] = "standard"
     fleet = engine.VirtualFleet("edgehold.attacks.eval.data:make_task", dealt, CLIENTS)
     method: dict[str, Any] = {"name": "frl", "batch_size": 16}
     if not votes:
@@ -140,5 +142,5 @@ def judge(options: Options, played: Sequence[Played]) -> Report:
 NOTES = (
     "Success: share of test records of other classes that the trigger turns into the target.",
     "Edge control measures the model on the liars' own records, of which it has no more than their share of the data.",
-    "A majority of the votes is the control of attacks on rankings: against a minority the vote itself stands.",
+    "A majority of the votes is the control of attacks on rankings: it decides alone.",
 )
