@@ -88,7 +88,7 @@ def test_a_gram_matrix_is_the_same_for_any_block(monkeypatch: pytest.MonkeyPatch
         pytest.skip("the product in float64 has blocks of one size")
     monkeypatch.setattr(gram, "SHORT", 1000)
     x = matrix(40, 5 * gram.PIECE + 77)
-    x *= np.float32(10.0) ** np.random.default_rng(1).uniform(-6, 6, x.shape[1]).astype(np.float32)  # sums that round
+    x *= np.power(10.0, np.random.default_rng(1).uniform(-6, 6, x.shape[1])).astype(np.float32)  # sums that round
     updates = VectorRows([Vector.of(row) for row in x])
     found = set()
     for block in (1, 2 * 40 * gram.PIECE, 1 << 30):
@@ -101,9 +101,7 @@ def test_a_gram_matrix_is_the_same_for_any_block(monkeypatch: pytest.MonkeyPatch
 def test_many_rows_against_sorting_by_the_book(n: int) -> None:
     """Sums run in ascending order, one after the other, whatever sorted them."""
     x = matrix(n, 333)
-    x[:, ::2] *= np.float32(10.0) ** np.random.default_rng(1).uniform(-6, 6, x[:, ::2].shape).astype(
-        np.float32
-    )  # sums that round
+    x[:, ::2] *= np.power(10.0, np.random.default_rng(1).uniform(-6, 6, x[:, ::2].shape)).astype(np.float32)  # sums round
     updates, f = VectorRows([Vector.of(row) for row in x]), n // 3
     ordered = np.sort(x, axis=0).astype(np.float64)
     for name, lo, hi in (("median", (n - 1) // 2, n // 2 + 1), ("trimmed_mean", f, n - f)):
