@@ -58,8 +58,8 @@ def test_a_cell_of_each_kind_that_needs_no_data_can_be_played() -> None:
     )
     assert lied["db"] > clean["db"] + 5.0
     assert lied["refused"] == 0.0
-    last = {"kind": "neurotoxin", "liars": 3, "rounds": aimed_liars.LIES, "seed": 0}
-    assert aimed_liars.play(last, None)["success"] > aimed_liars.play({**last, "kind": "plain", "liars": 0}, None)["success"]
+    last = {"kind": "plain", "liars": 3, "rounds": aimed_liars.LIES, "seed": 0}
+    assert aimed_liars.play(last, None)["success"] > aimed_liars.play({**last, "liars": 0}, None)["success"] + 0.5
 
 
 @pytest.mark.parametrize("name", ["bases_rotate", "consensus_drift", "ranks_control", "ranks_targeted"])
