@@ -23,7 +23,7 @@ from benchmarks.frame import Options, Row, load_average
 from edgehold.attacks.testbed import Federation
 
 NAME = "connections"
-SUMMARY = "2,000 connected clients: task received after round start, seconds per round, server memory and processor"
+SUMMARY = "2,000 connected clients: task received after round start, seconds per round, server memory"
 
 MIB = 1 << 20
 PERCENTILES = (50, 90, 99)
