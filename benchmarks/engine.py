@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from benchmarks.frame import Options, Row, load_average
@@ -45,7 +46,7 @@ def rows(options: Options) -> Iterator[Row]:
         if options.wants(work):
             load = load_average()
             options.say(f"{work} ...")
-            found = _play({"clients": clients, "cohort": clients, "rounds": rounds, **how})
+            found = play({"clients": clients, "cohort": clients, "rounds": rounds, **how})
             note = f"median of {rounds - 1} rounds; {found['processor']:.1f} ms of processor; {found['memory']:.0f} MiB"
             yield Row(work, found["round"], "ms", target, load=load, note=note)
             note = "from process start to the end of the first round: imports, data, tasks"
@@ -54,13 +55,17 @@ def rows(options: Options) -> Iterator[Row]:
     if options.wants(work):
         load = load_average()
         options.say(f"{work} ...")
-        found = _play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
+        found = play({"clients": fleet, "cohort": 50, "rounds": rounds, "resampled": True})
         note = f"peak of all processes, {rounds} rounds; {found['round']:.0f} ms per round"
         yield Row(work, found["memory"], "MiB", 1024.0, load=load, note=note)
 
 
-def _play(case: dict[str, Any]) -> dict[str, float]:
-    """Play a case in a process of its own and watch the memory of everything it starts."""
+def play(case: dict[str, Any]) -> dict[str, float]:
+    """Play a case in a process of its own and watch the memory of everything it starts.
+
+    clients, cohort, rounds; workers, batch: as the engine takes them; batch_size: 32; resampled: see `make_task`; out: a file
+    for records, first and last model (npz), for whoever plays the same; all clients then weigh the same.
+    """
     began = time.time()
     command = [sys.executable, "-m", "benchmarks.engine", json.dumps(case | {"began": began})]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -118,6 +123,16 @@ def _whole() -> "TorchTask":
     return _dealt(0, 1)
 
 
+def _records(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs `x0`, `x1`, ... and targets `y0`, `y1`, ... of the clients of a fleet, in their order."""
+    found = {}
+    for number, name in enumerate(sorted(fleet)):
+        task: TorchTask = fleet[name]
+        inputs, targets = task.records(np.arange(task.samples))
+        found |= {f"x{number}": inputs.numpy(), f"y{number}": targets.numpy()}
+    return found
+
+
 def _case(case: dict[str, Any]) -> dict[str, float]:
     from edgehold.core.plan import parse_plan
     from edgehold.defenses import registry
@@ -134,17 +149,22 @@ def _case(case: dict[str, Any]) -> dict[str, float]:
         over_select = 1.0
         [method]
         name = "fedavg"
-        batch_size = 32
+        batch_size = {case.get("batch_size", 32)}
+        {"[weights]" if case.get("out") else ""}
+        {'by = "equal"' if case.get("out") else ""}
         """,
         registry.method,
     )
     options = {"resampled": True} if case.get("resampled") else {}
     fleet = engine.VirtualFleet(TASK, options, case["clients"])
     ends: list[tuple[float, float]] = []
-    engine.run(
+    played = engine.run(
         plan, settings, fleet, fleet.own_copy(), on_round=lambda number, facts: ends.append((time.time(), time.process_time())),
         workers=case.get("workers", 1), batch=case.get("batch", False),
     )  # fmt: skip
+    if case.get("out"):
+        first = fleet.own_copy().initial(plan.run.seed)
+        np.savez(case["out"], first=first, last=played.model.whole(), rate=settings.learning_rate, **_records(fleet))
     walls = [after[0] - before[0] for before, after in zip(ends, ends[1:], strict=False)]
     processor = (ends[-1][1] - ends[0][1]) / max(1, len(walls))
     return {"start": ends[0][0] - case["began"], "round": 1000 * median(walls), "processor": 1000 * processor}

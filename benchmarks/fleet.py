@@ -94,7 +94,8 @@ def many_files(count: int) -> Iterator[None]:
 class Played:
     """Rounds of a run.
 
-    seconds: as the server records them; wall: between one commit and the next, as a watcher sees them; facts: of the last round.
+    seconds: as the server records them; wall: between one commit and the next, as a watcher sees them;
+    facts: of the last round.
     """
 
     seconds: list[float]
