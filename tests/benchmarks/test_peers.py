@@ -1,9 +1,11 @@
 """Peers: their environments, what they print, and what becomes of their failures. No network, no peer."""
 
 import math
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,7 +55,9 @@ def test_the_last_line_of_a_peer_is_read(out: str, found: dict[str, float] | Non
 
 def test_the_reason_is_the_last_error() -> None:
     assert peers.reason("Traceback\nMemoryError: too much\nleft behind: 3\n") == "MemoryError: too much"
-    assert peers.reason("ERROR: first\nERROR: no matching distribution\n\n[notice] new pip") == "ERROR: no matching distribution"
+    assert (
+        peers.reason("ERROR: first\nERROR: no matching distribution\n\n[notice] new pip") == "ERROR: no matching distribution"
+    )
     assert peers.reason("quiet\n") == "quiet"
     assert peers.reason("") == "no message"
 
@@ -76,13 +80,21 @@ def test_scripts_of_peers_are_measured_and_their_failures_named(
 
 
 def test_a_peer_that_cannot_be_installed_becomes_a_row(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = peers.Peer("byzfl", "0.0.11", ("edgehold-no-such-package @ file:///nowhere/at/all",), "ByzFL 0.0.11")
-    monkeypatch.setattr(peers, "BYZFL", nowhere)
+    asked: list[list[str]] = []
+
+    def failing(command: list[str], **how: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, int("pip" in command), "", "looking\nERROR: No matching distribution\n")
+
+    # Only where environments are made: our own side is measured in a process as always.
+    monkeypatch.setattr(peers, "subprocess", SimpleNamespace(run=failing, TimeoutExpired=subprocess.TimeoutExpired))
     row = next(compare.rows(frame.Options(quick=True, only="krum, n = 20", say=lambda text: None)))
     assert row.value > 0
     assert row.peer is None
-    assert "not installable" in row.note
-    assert not (nowhere.folder / "complete").exists()
+    assert row.note.endswith("ByzFL 0.0.11 is not installable: ERROR: No matching distribution")
+    assert [command[2] for command in asked] == ["venv", "pip"]
+    assert {"byzfl==0.0.11", "torch==2.13.0", str(peers.CONSTRAINTS)} <= set(asked[1])
+    assert not (peers.BYZFL.folder / "complete").exists()
 
 
 def test_a_part_that_fails_leaves_a_row_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
