@@ -1,4 +1,4 @@
-"""ByzFL's clients and server, run by the python of ByzFL's own environment: `python byzfl_training_peer.py IN OUT ROUNDS BEGAN`.
+"""ByzFL's clients and server, run by the python of their environment: `python byzfl_training_peer.py IN OUT ROUNDS BEGAN`.
 
 IN: what `benchmarks.engine` left (npz): records of every client, first model, learning rate. Each round every client takes the
 gradient on all its records in one batch, and the server a step with their mean. OUT: where the last model goes (npy). BEGAN:
