@@ -77,4 +77,5 @@ def main(name: str, n: int, f: int, d: int, repeats: int, out: str = "") -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(value) for value in sys.argv[2:6]), *sys.argv[6:])
+    clients, liars, width, times = (int(value) for value in sys.argv[2:6])
+    main(sys.argv[1], clients, liars, width, times, "".join(sys.argv[6:]))
