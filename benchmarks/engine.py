@@ -125,7 +125,7 @@ def _whole() -> "TorchTask":
 
 def _records(fleet: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs `x0`, `x1`, ... and targets `y0`, `y1`, ... of the clients of a fleet, in their order."""
-    found = {}
+    found: dict[str, Any] = {}
     for number, name in enumerate(sorted(fleet)):
         task: TorchTask = fleet[name]
         inputs, targets = task.records(np.arange(task.samples))
