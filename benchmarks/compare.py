@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks import attacks, byzantine, engine, fleet, limit, masked_rounds, peers, rounds, rules
-from benchmarks.frame import Options, Row, load_average
+from benchmarks.frame import Options, Row, load_average, number
 from edgehold.client.data.synthetic import make_task
 from edgehold.core.errors import ConfigError, FlError
 from edgehold.core.vectors import Array
@@ -128,17 +128,17 @@ def _rounds(options: Options) -> Iterator[Row]:
             theirs = Asked(None, _too_many(size.clients, idle))
         physical = None if options.quick else limit.seconds(size.clients, 4 * size.values)
         moved = 8 * size.clients * size.values / 1e6
-        note = f"median of {size.rounds - 1} rounds; {moved / ours.seconds:.0f} MB/s both ways together"
+        note = f"median of {size.rounds - 1} rounds; {number(moved / ours.seconds)} MB/s both ways together"
         other = theirs.value("seconds")
         if other is not None:
-            note += f"; peer: of {PEER_ROUNDS - 1} rounds, {moved / other:.1f} MB/s; both means checked"
+            note += f"; peer: of {PEER_ROUNDS - 1} rounds, {number(moved / other)} MB/s; both means checked"
         yield Row(size.work, ours.seconds, "s", None, physical, load, theirs.note(note), False, peers.FLOWER.title, other)
         what = size.work.removeprefix("round, ")
         note = theirs.note("processor seconds per round of server and all clients")
         other = theirs.value("processor")
         yield Row(f"processor, {what}", ours.processor, "s", None, None, load, note, False, peers.FLOWER.title, other)
-        if first:
-            yield from _starts(options, theirs)
+    if idle is not None:
+        yield from _starts(options, idle)
 
 
 @dataclass(frozen=True, slots=True)

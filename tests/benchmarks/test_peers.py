@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from benchmarks import compare, frame, peers
 
+from edgehold.client.data.synthetic import make_task
 from edgehold.core.errors import ConfigError
 
 QUIET = frame.Options(quick=True, say=lambda text: None)
@@ -137,7 +138,7 @@ def test_too_many_nodes_are_told_by_what_they_hold() -> None:
 
 def test_the_work_of_a_round_is_known_beforehand() -> None:
     size = compare.Size(3, 1000, 4)
-    start = compare.make_task(1000).initial(1)
+    start = make_task(1000).initial(1)
     # (1 + 2 + 3) / 3 / 1024 a round, four times.
     moved = start.astype(np.float64) + 8 / 1024
     assert compare.expected_loss(size) == pytest.approx(0.5 * float(np.mean(moved**2)), rel=1e-6)
