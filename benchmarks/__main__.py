@@ -27,12 +27,16 @@ def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Where federations live meanwhile."
 )
-@click.option("--peer", is_flag=True, help="Measure another product beside this one, where the benchmark can (rules, private).")
+@click.option("--peer", is_flag=True, help="Measure another product too (rules, byzantine, masks, private, attacks).")
 @click.option("--shape", nargs=2, type=click.IntRange(3), help="Clients, and values each, where a benchmark asks (spool).")
 @click.option("--write-docs", is_flag=True, help="Keep the result in benchmarks/results and its table in docs/benchmarks.md.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Measure nothing: use this JSON."
 )
+@click.option(
+    "--against", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Also compare with this earlier JSON: exit code 1 when a number with a target is worse by more than 10 %.",
+)  # fmt: skip
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Name every benchmark.")
 def main(
     name: str,
@@ -45,10 +49,14 @@ def main(
     shape: tuple[int, int] | None,
     write_docs: bool,
     source: Path | None,
+    against: Path | None,
 ) -> None:
     """Run the benchmark NAME and print what came out beside what was asked for. Exit code 1 when a target is missed."""
+    compared: list[dict[str, Any]] = []
     try:
         benchmark = frame.find(name)
+        # Read first: --write-docs may write over it.
+        earlier = None if against is None else json.loads(against.read_text(encoding="utf-8"))
         if source is not None:
             found: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
         else:
@@ -61,10 +69,13 @@ def main(
             json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if write_docs:
             frame.save(name, found)
+        if earlier is not None:
+            compared = frame.against([row for row in earlier["rows"] if only.lower() in row["work"].lower()], found["rows"])
+            click.echo(f"\n{frame.told(compared)}")
     except FlError as error:
         click.echo(f"bench: {error.message} [{error.code}]", err=True)
         sys.exit(2)
-    sys.exit(0 if all(row["holds"] for row in found["rows"]) else 1)
+    sys.exit(0 if all(row["holds"] for row in [*found["rows"], *compared]) else 1)
 
 
 def _measured(benchmark: frame.Benchmark, options: frame.Options) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.frame import ROOT, Options, Row, load_average, measured_alone
-from benchmarks.rules import environment
 from edgehold.core.vectors import Array
 
 NAME = "byzantine"
@@ -27,6 +27,8 @@ DOCS = ROOT / "docs" / "attacks-byzantine.md"
 
 VALUES, HONEST, LIARS = 1_100_000, 16, 4
 RULE = "nnm+trimmed_mean"
+PEER_S = 400.0
+"""Seconds that one lie of ByzFL may take."""
 LIMIT_S = 2.0
 """Processor seconds that an optimised attack on `RULE` may take."""
 CASES = (
@@ -40,31 +42,38 @@ PEERS = {"ipm_optimised": "ipm", "alie_optimised": "alie"}
 def rows(options: Options) -> Iterator[Row]:
     """A row per attack; three for those that ByzFL has."""
     values = 4096 if options.quick else VALUES
-    python = environment(options) if options.peer else None
     for attack, rule in CASES:
         work = f"{attack}{f' on {rule}' if rule else ''}"
         if not options.wants(work):
             continue
-        peer = PEERS.get(attack, "") if python is not None and rule == RULE else ""
+        peer = PEERS.get(attack, "") if options.peer and rule == RULE else ""
         load = load_average()
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            place = Path(folder)
-            found = measured_alone(
-                [sys.executable, "-m", "benchmarks.byzantine", attack, rule, str(values), folder if peer else ""]
-            )
+            found = ours(attack, rule, values, folder if peer else "")
             target = LIMIT_S if rule == RULE and attack in PEERS and not options.quick else None
             note = f"processor; n = {HONEST + LIARS}, f = {LIARS}, {values:,} values; harm {found['harm']:.4g}"
             yield Row(work, found["seconds"], "s", target, found["pass"], load, note + "; limit: mean and deviation")
             if peer:
-                here = Path(__file__).with_name("byzantine_peer.py")
-                ask = [str(python), str(here), peer, str(place / "x.npy"), str(place / "lie.npy"), str(LIARS)]
-                seconds = measured_alone(ask)["seconds"]
-                harm = harm_of(np.load(place / "x.npy"), np.load(place / "lie.npy"), rule)
+                other = theirs(peer, Path(folder), options)
+                seconds, harm = other["seconds"], other["harm"]
                 times = f"ByzFL {seconds:.3g} s: {seconds / found['seconds']:.0f} times more"
                 yield Row(f"share of ByzFL's time, {work}", 100 * found["seconds"] / seconds, "%", None, None, load, times)
                 share = 100 * harm / found["harm"]
                 told = f"ByzFL {harm:.5g}, ours {found['harm']:.5g}"
                 yield Row(f"ByzFL's harm as a share of ours, {work}", share, "%", 100.01, None, load, told)
+
+
+def ours(attack: str, rule: str, values: int, folder: str) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    return measured_alone([sys.executable, "-m", "benchmarks.byzantine", attack, rule, str(values), folder])
+
+
+def theirs(kind: str, folder: Path, options: Options) -> dict[str, float]:
+    """ByzFL's lie about the updates that `ours` left in `folder`: processor seconds, and its harm through our rule."""
+    honest, lie = folder / "x.npy", folder / "lie.npy"
+    asked = (kind, honest, lie, LIARS)
+    found = peers.measured(peers.BYZFL, "byzantine_peer.py", asked, options, PEER_S, peers.LARGEST_BYTES)
+    return found | {"harm": harm_of(np.load(honest), np.load(lie), RULE)}
 
 
 def harm_of(honest: Array, lie: Array, rule: str) -> float:

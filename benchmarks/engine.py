@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from benchmarks.frame import Options, Row, load_average
@@ -64,7 +65,11 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 def play(case: dict[str, Any]) -> dict[str, float]:
-    """Play a case in a process of its own and watch the memory of everything it starts."""
+    """Play a case in a process of its own and watch the memory of everything it starts.
+
+    clients, cohort, rounds; workers, batch: as the engine takes them; batch_size: 32; resampled: see `make_task`; out: a file
+    for records, first and last model (npz), for whoever plays the same; all clients then weigh the same.
+    """
     began = time.time()
     command = [sys.executable, "-m", "benchmarks.engine", json.dumps(case | {"began": began})]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -131,6 +136,16 @@ def _images(device_index: int) -> "TorchTask":
     return make_task("fashion-mnist", device_index, 1, str(Path(os.environ["EDGEHOLD_DATA"]) / "fashion-mnist"))
 
 
+def _records(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs `x0`, `x1`, ... and targets `y0`, `y1`, ... of the clients of a fleet, in their order."""
+    found: dict[str, Any] = {}
+    for number, name in enumerate(sorted(fleet)):
+        task: TorchTask = fleet[name]
+        inputs, targets = task.records(np.arange(task.samples))
+        found |= {f"x{number}": inputs.numpy(), f"y{number}": targets.numpy()}
+    return found
+
+
 def _case(case: dict[str, Any]) -> dict[str, float]:
     from edgehold.core.plan import parse_plan
     from edgehold.defenses import registry
@@ -147,9 +162,11 @@ def _case(case: dict[str, Any]) -> dict[str, float]:
         over_select = 1.0
         [method]
         name = "fedavg"
-        batch_size = 32
+        batch_size = {case.get("batch_size", 32)}
         [evaluation]
         every = {0 if case.get("images") else 1}
+        {"[weights]" if case.get("out") else ""}
+        {'by = "equal"' if case.get("out") else ""}
         """,
         registry.method,
     )
@@ -166,9 +183,12 @@ def _case(case: dict[str, Any]) -> dict[str, float]:
             sampler[0].send_signal(signal.SIGINT)
             sampler[0].wait(60)
 
-    engine.run(
+    played = engine.run(
         plan, settings, fleet, fleet.own_copy(), on_round=ended, workers=case.get("workers", 1), batch=case.get("batch", False)
     )
+    if case.get("out"):
+        first = fleet.own_copy().initial(plan.run.seed)
+        np.savez(case["out"], first=first, last=played.model.whole(), rate=settings.learning_rate, **_records(fleet))
     walls = [after[0] - before[0] for before, after in zip(ends, ends[1:], strict=False)]
     processor = (ends[-1][1] - ends[0][1]) / max(1, len(walls))
     return {"start": ends[0][0] - case["began"], "round": 1000 * median(walls), "processor": 1000 * processor}

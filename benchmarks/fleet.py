@@ -92,18 +92,23 @@ def many_files(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """Rounds of a run. seconds: as the server records them; wall: between one commit and the next, seen by a watcher."""
+    """Rounds of a run.
+
+    seconds: as the server records them; wall: between one commit and the next, as a watcher sees them;
+    facts: of the last round.
+    """
 
     seconds: list[float]
     wall: list[float]
+    facts: Mapping[str, float]
 
 
-def play(bed: Federation, run: str, rounds: int, cohort: int) -> Played:
-    """Submit a run and see it to its end."""
+def play(bed: Federation, run: str, rounds: int, cohort: int, evaluate: int = 0) -> Played:
+    """Submit a run and see it to its end. evaluate: the server scores its model every so many rounds; 0: never."""
     plan = (
         f'[run]\nname = "{run}"\nrounds = {rounds}\ntask = "synthetic"\nseed = 1\n'
         f"[cohort]\nsize = {cohort}\nquorum = {cohort}\nover_select = 1.0\nround_deadline_s = 600.0\n"
-        '[method]\nname = "fedavg"\n[evaluation]\nevery = 0\n'
+        f'[method]\nname = "fedavg"\n[evaluation]\nevery = {evaluate}\n'
     )
     seconds: dict[int, float] = {}
     times: dict[int, float] = {}
@@ -119,6 +124,7 @@ def play(bed: Federation, run: str, rounds: int, cohort: int) -> Played:
     return Played(
         [seconds[number] for number in range(2, rounds + 1)],
         [times[number] - times[number - 1] for number in range(2, rounds + 1)],
+        dict(info.latest.facts),
     )
 
 

@@ -8,6 +8,7 @@ A benchmark is a module of this folder, named in `BENCHMARKS`, with
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -29,7 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 BENCHMARKS = (
     "rounds", "connections", "engine", "thousands", "rules", "votes", "private", "edge", "byzantine", "masks", "attacks",
-    "export", "spool",
+    "export", "spool", "compare",
 )  # fmt: skip
 """Names of the modules of this folder that are benchmarks."""
 
@@ -41,7 +42,8 @@ class Row:
     target: what it must not exceed, in the same unit; None for a number that is only told. holds: whether it does not.
     limit: what the machine itself needs for the same bytes, measured in the same run, same unit; None where that means
     nothing. load: the one-minute load average before the row was measured. note: what exactly was measured.
-    at_least: the target must be reached instead.
+    at_least: the target must be reached instead. against: another product that did the same work; peer: its value, None where
+    there is none and the note says why. A value that is not a number (`nan`) says that the measurement failed, as noted.
     """
 
     work: str
@@ -52,18 +54,26 @@ class Row:
     load: float = 0.0
     note: str = ""
     at_least: bool = False
+    against: str = ""
+    peer: float | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether the target is met (no target: always)."""
+        """Whether there is a value, and the target is met (no target: always)."""
+        if math.isnan(self.value):
+            return False
         if self.target is None:
             return True
         return self.value >= self.target if self.at_least else self.value <= self.target
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        ratio = round(self.value / self.limit, 2) if self.limit else None
-        return asdict(self) | {"holds": self.holds, "ratio": ratio}
+        """For JSON; what a peer did only where one was asked."""
+        known = not math.isnan(self.value)
+        ratio = round(self.value / self.limit, 2) if self.limit and known else None
+        found = asdict(self) | {"value": self.value if known else None, "holds": self.holds, "ratio": ratio}
+        if not self.against:
+            return {key: value for key, value in found.items() if key not in ("against", "peer")}
+        return found | {"times": self.peer / self.value if self.peer is not None and self.value else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +162,16 @@ def result(rows: Sequence[Row], where: dict[str, str], at: str) -> dict[str, Any
     return {"rows": [row.as_dict() for row in rows], "machine": where, "commit": at}
 
 
-def number(value: float) -> str:
-    """Three significant digits, never in exponents."""
+def number(value: float | None) -> str:
+    """Three significant digits, never in exponents; a dash for none."""
+    if value is None or math.isnan(value):
+        return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 HEAD = ("work", "value", "target", "holds", "machine limit", "load", "measured")
+BESIDE = ("work", "ours", "peer", "peer / ours", "machine limit", "load", "measured")
+"""Columns of a table whose rows stand beside another product's."""
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -170,19 +184,79 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (row["work"], f"{number(row['value'])} {unit}", target, holds, limit, f"{row['load']:g}", row["note"])
 
 
+def beside(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of a result, as the columns of `BESIDE`."""
+    work, ours, _, _, limit, load, note = cells(row)
+    if not row.get("against"):
+        return (work, ours, "", "", limit, load, note)
+    times = "" if row["times"] is None else f"x {number(row['times'])}"
+    peer = "-" if row["peer"] is None else f"{number(row['peer'])} {row['unit']}"
+    return (work, ours, f"{peer} ({row['against']})", times, limit, load, note)
+
+
+def _shape(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], Callable[[dict[str, Any]], tuple[str, ...]]]:
+    return (BESIDE, beside) if any(row.get("against") for row in rows) else (HEAD, cells)
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """For terminals: aligned columns."""
-    lines = [HEAD, *(cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    head, line_of = _shape(rows)
+    return aligned([head, *(line_of(row) for row in rows)])
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Lines of equally many cells, one below the other."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def markdown(found: dict[str, Any]) -> str:
     """A result as the text between its markers in docs/benchmarks.md."""
     where = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
-    lines = [f"Commit {found['commit']}; {where}.", "", f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
-    lines += [f"| {' | '.join(cells(row))} |" for row in found["rows"]]
+    head, line_of = _shape(found["rows"])
+    lines = [f"Commit {found['commit']}; {where}.", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    lines += [f"| {' | '.join(line_of(row))} |" for row in found["rows"]]
     return "\n".join(lines)
+
+
+ALLOWED = 0.10
+"""How much worse than before a promised number may be measured, as a share of it."""
+
+
+def against(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What became of the numbers that an earlier result promised: its rows with a target, each beside the new row of that name.
+
+    worse: by how much of the old value, negative when better; None when the new result lacks the row or its value, or has it in
+    another unit. holds: at most `ALLOWED`, and there.
+    """
+    there, found = {row["work"]: row for row in new}, []
+    for row in old:
+        if row["target"] is None:
+            continue
+        other = there.get(row["work"])
+        worse = None
+        if other is not None and other["value"] is not None and other["unit"] == row["unit"] and row["value"]:
+            change = (other["value"] - row["value"]) / abs(row["value"])
+            worse = -change if row.get("at_least") else change
+        now = None if other is None else other["value"]
+        holds = worse is not None and worse <= ALLOWED
+        found.append(
+            {"work": row["work"], "unit": row["unit"], "old": row["value"], "new": now, "worse": worse, "holds": holds}
+        )
+    return found
+
+
+def told(compared: Sequence[dict[str, Any]]) -> str:
+    """A comparison by `against` for terminals, worst first, and a sentence that sums it up."""
+    rows = sorted(compared, key=lambda row: -math.inf if row["worse"] is None else -row["worse"])
+    lines = [("promised before", "then", "now", "worse by", f"within {100 * ALLOWED:.0f} %")]
+    for row in rows:
+        worse = "not measured" if row["worse"] is None else f"{100 * row['worse']:+.1f} %"
+        values = [f"{number(row[key])} {row['unit']}" for key in ("old", "new")]
+        lines.append((row["work"], *values, worse, "yes" if row["holds"] else "NO"))
+    bad = sum(not row["holds"] for row in compared)
+    end = f"{bad} of {len(compared)} promised numbers are worse by more than {100 * ALLOWED:.0f} % or were not measured"
+    return f"{aligned(lines)}\n{end}"
 
 
 def save(name: str, found: dict[str, Any]) -> None:

@@ -1,24 +1,21 @@
 """Masked rounds over the network: ten devices and a server, processes of their own over mutual TLS; Flower beside them."""
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
-from benchmarks import fleet
+from benchmarks import fleet, peers
 from benchmarks.frame import Options, Row, load_average
 from edgehold.attacks.testbed import Federation
 from edgehold.core.errors import ConfigError
 from edgehold.proto.v1 import admin_pb2 as pb
 
-PEER = "flwr==1.41.0"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgehold" / PEER.replace("==", "-")
-CLIENTS = 10
+CLIENTS, VALUES = 10, 1_100_000
+PEER_S = 480.0
+"""Seconds that Flower may take for one run, its start included."""
 MASKS = "[privacy]\nmasked = true\n[masks]\nclip = 4.0\n"
 SHARE = 1.01
 """Bytes a device may send, over its payload."""
@@ -26,17 +23,9 @@ SHARE = 1.01
 
 def rows(options: Options) -> Iterator[Row]:
     """Masked and plain rounds in one bed, then the peer."""
-    values, rounds = (1000, 3) if options.quick else (1_100_000, options.rounds)
+    values, rounds = (1000, 3) if options.quick else (VALUES, options.rounds)
     load = load_average()
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
-        bed = fleet.federation(Path(folder), values)
-        with bed:
-            bed.start_server()
-            names = [f"device-{number}" for number in range(CLIENTS)]
-            fleet.enrol(bed, names, values)
-            fleet.start(bed, names, CLIENTS)
-            bed.wait_connected(CLIENTS)
-            plain, masked = _play(bed, "plain", rounds, ""), _play(bed, "masked", rounds, MASKS)
+    plain, masked = ours(options, values, rounds)
     aims: tuple[float | None, ...] = (None,) * 4 if options.quick else (1.5, 2.5, 4.0, SHARE)
     size = f"{CLIENTS} devices x {values:,} entries, 32 bit"
     note = f"{size}; median of {rounds - 1} rounds; slowest {masked['slowest']:.3g} s"
@@ -48,6 +37,19 @@ def rows(options: Options) -> Iterator[Row]:
     yield Row("sent by a device over its payload", masked["sent"], "times", aims[3], None, load, "every step of a masked round")
     if options.peer:
         yield from _peer(options, values, 2, masked)
+
+
+def ours(options: Options, values: int, rounds: int) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Plain and masked rounds of a federation of our own: seconds, slowest, processor, sent."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
+        bed = fleet.federation(Path(folder), values)
+        with bed:
+            bed.start_server()
+            names = [f"device-{number}" for number in range(CLIENTS)]
+            fleet.enrol(bed, names, values)
+            fleet.start(bed, names, CLIENTS)
+            bed.wait_connected(CLIENTS)
+            return _play(bed, "plain", rounds, ""), _play(bed, "masked", rounds, MASKS)
 
 
 def _play(bed: Federation, run: str, rounds: int, masks: str) -> Mapping[str, float]:
@@ -88,30 +90,16 @@ def processor(bed: Federation) -> float:
     return total
 
 
-def _peer(options: Options, values: int, rounds: int, ours: Mapping[str, float]) -> Iterator[Row]:
-    python = _environment(options)
-    found = {}
-    for how in ("plain", "masked"):
-        options.say(f"Flower, {how} ...")
-        with tempfile.TemporaryDirectory(prefix="peer-", dir=options.folder) as folder:
-            here = Path(__file__).with_name("masked_peer.py")
-            command = [str(python), str(here), str(CLIENTS), str(values), str(rounds), how, folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ConfigError(f"Flower failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        found[how] = json.loads(done.stdout.strip().splitlines()[-1])
-    load, theirs = load_average(), found["masked"]
+def theirs(options: Options, clients: int, values: int, rounds: int, how: str) -> dict[str, float]:
+    """Flower's rounds, "plain" or "masked"; `ConfigError` when it cannot be installed or fails."""
+    options.say(f"Flower, {how}, {clients} x {values:,} values ...")
+    with tempfile.TemporaryDirectory(prefix="peer-", dir=options.folder) as folder:
+        return peers.measured(peers.FLOWER, "flower_peer.py", (clients, values, rounds, how, folder), options, PEER_S)
+
+
+def _peer(options: Options, values: int, rounds: int, mine: Mapping[str, float]) -> Iterator[Row]:
+    found = {how: theirs(options, CLIENTS, values, rounds, how) for how in ("plain", "masked")}
+    load, other = load_average(), found["masked"]
     for what, name in (("seconds", "share of Flower's SecAgg+ round"), ("processor", "share of its processor time")):
-        note = f"{PEER}: {theirs[what]:.3g} s masked, {found['plain'][what]:.3g} s plain; ours {ours[what]:.3g} s"
-        yield Row(name, 100 * ours[what] / theirs[what], "%", None, None, load, note)
-
-
-def _environment(options: Options) -> Path:
-    """The python of an environment with Flower, made if it is missing."""
-    python, done = CACHE / "bin" / "python", CACHE / "complete"
-    if not done.exists():
-        options.say(f"making {CACHE} with {PEER} ...")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", PEER], check=True)
-        done.touch()
-    return python
+        note = f"{peers.FLOWER.title}: {other[what]:.3g} s masked, {found['plain'][what]:.3g} s plain; ours {mine[what]:.3g} s"
+        yield Row(name, 100 * mine[what] / other[what], "%", None, None, load, note)

@@ -7,8 +7,6 @@ on first use (about 1.5 GB in ~/.cache/edgehold).
 """
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.frame import ROOT, Options, Row, load_average, measured_alone
 from benchmarks.rules_peer import resident
 from edgehold.core.vectors import Array, Vector, blocks
@@ -29,8 +28,8 @@ DOCS = ROOT / "docs" / "rules.md"
 """Where `--write-docs` puts the table."""
 
 VALUES = 1_100_000
-PEER = ("byzfl==0.0.11", "torch==2.13.0")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgehold" / "byzfl-0.0.11"
+PEER_S = 300.0
+"""Seconds that one measurement of ByzFL may take."""
 SHAPES = ((20, 4), (50, 10), (100, 20))
 
 
@@ -73,22 +72,20 @@ def cases() -> list[Case]:
 def rows(options: Options) -> Iterator[Row]:
     """Three or four rows per case."""
     values, few = (4096, Case("", 0, 0)) if options.quick else (VALUES, None)
-    python = environment(options) if options.peer else None
     for case in cases():
         work = f"{case.rule}, n = {case.n}, f = {case.f}"
         if not options.wants(work):
             continue
         load = load_average()
-        found = measured_alone([sys.executable, "-m", "benchmarks.rules", json.dumps(asdict(case)), str(values)])
+        found = ours(case, values)
         one = found["pass"]
         wanted = few or case  # tiny rows have no targets
         target = wanted.passes * one if wanted.passes is not None else wanted.seconds
         note = f"processor; limit: one pass over {case.n} x {values:,} values"
         yield Row(work, found["seconds"], "s", target, one, load, note)
         yield Row(f"memory, {work}", found["memory"], "MiB", wanted.memory, None, load, "growth beyond the updates")
-        if python is not None and case.peer:
-            here = Path(__file__).with_name("rules_peer.py")
-            peer = measured_alone([str(python), str(here), case.peer, str(case.n), str(case.f), str(values), "2"])
+        if options.peer and case.peer:
+            peer = theirs(case, values, options)
             share = 100 * found["seconds"] / peer["seconds"]
             note = f"ByzFL {peer['seconds']:.3g} s, {peer['memory']:.0f} MiB: {100 / share:.1f} times less"
             if wanted.less is not None:
@@ -96,17 +93,15 @@ def rows(options: Options) -> Iterator[Row]:
             yield Row(f"share of ByzFL, {work}", share, "%", 100 / wanted.less if wanted.less else None, None, load, note)
 
 
-def environment(options: Options) -> Path:
-    """The python of an environment with ByzFL, made if it is missing."""
-    python = CACHE / "bin" / "python"
-    done = CACHE / "complete"
-    if not done.exists():
-        options.say(f"making {CACHE} with {' '.join(PEER)} ...")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
-        # One command, so that ByzFL's wish for any torch is met by the one for processors.
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER], check=True)
-        done.touch()
-    return python
+def ours(case: Case, values: int, out: str = "") -> dict[str, float]:
+    """`measure` in a process of its own. out: where the rule's result is left (npy)."""
+    return measured_alone([sys.executable, "-m", "benchmarks.rules", json.dumps(asdict(case)), str(values), out])
+
+
+def theirs(case: Case, values: int, options: Options, out: str = "") -> dict[str, float]:
+    """ByzFL's seconds and memory for the same; `ConfigError` when it cannot be installed or fails."""
+    asked = (case.peer, case.n, case.f, values, 2, *([out] if out else []))
+    return peers.measured(peers.BYZFL, "rules_peer.py", asked, options, PEER_S, peers.LARGEST_BYTES)
 
 
 class _Discard:
@@ -140,7 +135,17 @@ def _case(case: Case, x: Array) -> Callable[[], Any]:
     return lambda: made.aggregate(updates, Round(f, (), names), _Discard())
 
 
-def measure(case: Case, values: int) -> dict[str, float]:
+def result(case: Case, x: Array) -> Array:
+    """What a rule makes of the rows of `x`, (n, d) float32: (d,) float64."""
+    from edgehold.core.vectors import MemorySpace
+    from edgehold.defenses.baselines.rules import Round, VectorRows, recipe
+
+    sink = MemorySpace().sink(x.shape[1], "<f8")
+    recipe(case.rule).aggregate(VectorRows([Vector.of(row) for row in x]), Round(case.f), sink)
+    return np.asarray(sink.finish().whole())
+
+
+def measure(case: Case, values: int, out: str = "") -> dict[str, float]:
     """Processor seconds per call and per pass (medians), and growth of resident memory in MiB over one call."""
     x = np.random.default_rng(0).standard_normal((case.n, values), dtype=np.float32)
     call = _case(case, x)
@@ -152,6 +157,8 @@ def measure(case: Case, values: int) -> dict[str, float]:
     for _ in range(5):
         passes += [_processor(x.sum) for _ in range(3)]
         seconds.append(_processor(call))
+    if out:
+        np.save(out, result(case, x))
     return {"seconds": median(seconds), "pass": median(passes), "memory": memory}
 
 
@@ -162,4 +169,4 @@ def _processor(call: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Case(**json.loads(sys.argv[1])), int(sys.argv[2]))))
+    print(json.dumps(measure(Case(**json.loads(sys.argv[1])), int(sys.argv[2]), *sys.argv[3:])))

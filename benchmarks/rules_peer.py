@@ -1,6 +1,7 @@
-"""One measurement of a ByzFL rule, run by the python of ByzFL's own environment: `python rules_peer.py RULE N F D REPEATS`.
+"""One ByzFL rule, measured by the python of ByzFL's own environment: `python rules_peer.py RULE N F D REPEATS [OUT]`.
 
-Prints {"seconds": processor seconds per call, median, "memory": growth of resident memory in MiB}. Uses nothing of ours.
+Prints {"seconds": processor seconds per call, median, "memory": growth of resident memory in MiB}. OUT: where
+its result goes (npy). Uses nothing of ours.
 """
 
 import json
@@ -40,7 +41,7 @@ def load() -> Any:
 KEPT: list[Any] = []
 
 
-def main(name: str, n: int, f: int, d: int, repeats: int) -> None:
+def main(name: str, n: int, f: int, d: int, repeats: int, out: str = "") -> None:
     """Measure and print."""
     import numpy as np
     import torch
@@ -63,8 +64,10 @@ def main(name: str, n: int, f: int, d: int, repeats: int) -> None:
     before = resident("VmRSS")
     with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
         file.write("5")
-    call()
+    result = call()
     memory = (resident("VmHWM") - before) / 1024
+    if out:
+        np.save(out, result.numpy())
     seconds = []
     for _ in range(repeats):
         began = time.process_time()
@@ -74,4 +77,5 @@ def main(name: str, n: int, f: int, d: int, repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(value) for value in sys.argv[2:6]))
+    clients, liars, width, times = (int(value) for value in sys.argv[2:6])
+    main(sys.argv[1], clients, liars, width, times, "".join(sys.argv[6:]))

@@ -57,6 +57,46 @@ def test_tables_show_every_cell() -> None:
     assert frame.cells(missed)[3] == "NO"
 
 
+def test_rows_beside_a_peer_have_columns_of_their_own() -> None:
+    with_peer = frame.Row("a", 2.0, "s", limit=1.0, load=1.0, note="n", against="P", peer=5.0)
+    without = frame.Row("b", 2.0, "s", note="P: not installable", against="P")
+    rows = frame.result([with_peer, without, frame.Row("c", 3.0, "s")], {}, "")["rows"]
+    assert rows[0]["times"] == 2.5
+    assert "peer" not in rows[2]  # results without peers stay what they were
+    assert frame.beside(rows[0]) == ("a", "2 s", "5 s (P)", "x 2.5", "1 s (x 2)", "1", "n")
+    assert frame.beside(rows[1])[:4] == ("b", "2 s", "- (P)", "")
+    assert frame.table(rows).splitlines()[0].split()[:3] == ["work", "ours", "peer"]
+    assert frame.table(rows[2:]).splitlines()[0].split()[:3] == ["work", "value", "target"]
+
+
+def test_promises_of_an_earlier_result_are_held_against_a_new_one() -> None:
+    def result(**values: float) -> list[dict[str, object]]:
+        rows = [frame.Row(work, value, "s", target=100.0) for work, value in values.items()]
+        return frame.result([*rows, frame.Row("told", values["a"], "s")], {}, "")["rows"]  # type: ignore[no-any-return]
+
+    old = [*result(a=1.0, b=1.0, gone=1.0), frame.Row("least", 10.0, "dB", 5.0, at_least=True).as_dict()]
+    new = [*result(a=1.09, b=1.2), frame.Row("least", 8.0, "dB", 5.0, at_least=True).as_dict()]
+    compared = {row["work"]: row for row in frame.against(old, new)}
+    assert {work: row["holds"] for work, row in compared.items()} == {"a": True, "b": False, "gone": False, "least": False}
+    assert compared["b"]["worse"] == pytest.approx(0.2)
+    assert compared["least"]["worse"] == pytest.approx(0.2)
+    assert compared["gone"]["worse"] is None
+    assert frame.told(list(compared.values())).splitlines()[-1].startswith("3 of 4 promised numbers")
+
+
+def test_against_an_earlier_result_on_the_command_line(tmp_path: Path) -> None:
+    kept = frame.RESULTS / "votes.json"
+    slower = json.loads(kept.read_text(encoding="utf-8"))
+    promised = next(row for row in slower["rows"] if row["target"] is not None and not row.get("at_least"))
+    promised["value"] /= 2  # what it once was
+    (tmp_path / "once.json").write_text(json.dumps(slower), encoding="utf-8")
+    same = bench("votes", "--from", str(kept), "--against", str(kept))
+    assert "\n0 of " in same.stdout, same.stderr
+    worse = bench("votes", "--from", str(kept), "--against", str(tmp_path / "once.json"))
+    assert worse.returncode == 1
+    assert "+100.0 %" in worse.stdout
+
+
 def test_the_docs_keep_all_but_the_table() -> None:
     text = "before\n<!-- bench rounds -->\nold\nolder\n<!-- /bench rounds -->\nafter\n"
     new = frame.replaced(text, "rounds", "new")

@@ -1,9 +1,12 @@
-"""Flower's SecAgg+ on this machine: a SuperLink and SuperNodes over TLS, trivial training; seconds and processor seconds.
+"""Flower on this machine: a SuperLink and SuperNodes over TLS, trivial training; plain FedAvg, or sums masked by its SecAgg+.
 
-Run as a file by the python of an environment with Flower: python masked_peer.py NODES VALUES ROUNDS MASKED FOLDER. Prints JSON.
+Run as a file by the python of an environment with Flower: python flower_peer.py NODES VALUES ROUNDS plain|masked FOLDER. Prints
+JSON: seconds and processor seconds per round, seconds until the SuperLink listens (`ready`) and until a SuperNode is active
+(`connected`, median), bytes that an idle SuperLink and SuperNode hold (`idle_server`, `idle_client`).
 Shares go to all nodes, and 6 of 10 give a secret back. TLS is on, and nodes authenticate by keys of their own.
 """
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -152,6 +155,7 @@ class Fleet:
         self.programs = Path(sys.executable).parent
         home = folder / "home"
         (home / ".flwr").mkdir(parents=True)
+        self.ready, self.connected = 0.0, list[float]()
         self.environment = {
             **os.environ, "HOME": str(home), "FLWR_HOME": str(home / ".flwr"), "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1", "PATH": f"{self.programs}:{os.environ['PATH']}",
@@ -166,18 +170,29 @@ class Fleet:
         """Everybody is there once this returns."""
         keys = [f"--ssl-{what}={self.folder / file}" for what, file in
                 (("ca-certfile", "root.pem"), ("certfile", "server.pem"), ("keyfile", "server.key"))]  # fmt: skip
+        began = time.monotonic()
         self._start("link", "flower-superlink", *keys, "--enable-supernode-auth", f"--host={HOST}", f"--port={FIRST_PORT}")
         _until(lambda: _listens(FIRST_PORT), "the SuperLink")
+        self.ready = time.monotonic() - began
         for number in range(self.nodes):
             self.say("supernode", "register", str(self.folder / f"node-{number}.pub"), "bench")
         for number in range(self.nodes):
+            began = time.monotonic()
             self._start(
                 f"node-{number}", "flower-supernode", f"--superlink={HOST}:{FIRST_PORT}", f"--host={HOST}",
                 f"--port={FIRST_PORT + 1 + number}", f"--root-certificates={self.folder / 'root.pem'}",
                 f"--auth-supernode-private-key={self.folder / f'node-{number}'}", f"--node-config=partition-id={number}",
             )  # fmt: skip
             _until(lambda here=number + 1: self._active() >= here, f"node {number}")
+            self.connected.append(time.monotonic() - began)
         time.sleep(3)
+
+    def told(self) -> dict[str, float]:
+        """How long everybody took to be there, and what they hold while nothing is to be done."""
+        link, *nodes = (held(process.pid) for process in self.processes)
+        return {
+            "ready": self.ready, "connected": median(self.connected), "idle_server": link, "idle_client": median(nodes),
+        }  # fmt: skip
 
     def _active(self) -> int:
         log = (self.folder / "link.log").read_text(errors="replace")
@@ -221,7 +236,7 @@ class Fleet:
         used: list[float] = []
         began = time.time()
         while len(used) < rounds + 1:
-            time.sleep(0.1)
+            time.sleep(0.05)
             done = len(json.loads(out.read_text() or "[]")) if out.exists() else 0
             while len(used) < done:
                 used.append(self._processor())
@@ -240,14 +255,11 @@ class Fleet:
 
     def _processor(self) -> float:
         """Processor seconds of all processes so far, with those that have ended."""
-        tick, total, waiting = os.sysconf("SC_CLK_TCK"), 0.0, [process.pid for process in self.processes]
-        while waiting:
-            pid = waiting.pop()
+        tick, total = os.sysconf("SC_CLK_TCK"), 0.0
+        for pid in (one for process in self.processes for one in family(process.pid)):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
                 total += sum(int(field) for field in fields[11:15]) / tick
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    waiting += [int(child) for child in (task / "children").read_text().split()]
             except OSError:
                 continue
         return total
@@ -255,14 +267,37 @@ class Fleet:
     def end(self) -> None:
         """Nobody is left behind."""
         for process in reversed(self.processes):
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         time.sleep(2)
         for process in self.processes:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
             process.wait(10)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all it has started that still run."""
+    found, waiting = list[int](), [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            for task in Path(f"/proc/{one}/task").iterdir():
+                waiting += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+        found.append(one)
+    return found
+
+
+def held(pid: int) -> int:
+    """Bytes of memory of a process and all it has started, pages that are shared divided among those who share them."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+    return total
 
 
 def _listens(port: int) -> bool:
@@ -280,9 +315,12 @@ def _until(true: Any, what: str) -> None:
 
 if __name__ == "__main__":
     nodes, values, rounds, masked, folder = sys.argv[1:]
+    # Whoever ends this script means its SuperLink and SuperNodes too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     fleet = Fleet(Path(folder), int(nodes))
     try:
         fleet.begin()
-        print(json.dumps(fleet.play(int(values), int(rounds), masked == "masked")))
+        idle = fleet.told()
+        print(json.dumps(idle | fleet.play(int(values), int(rounds), masked == "masked")))
     finally:
         fleet.end()
