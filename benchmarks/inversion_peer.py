@@ -1,4 +1,4 @@
-"""Inverting gradients by the library breaching, run by the python of its own environment: `python inversion_peer.py IN OUT STEPS SEED`.
+"""Inverting gradients by breaching, run by the python of its own environment: `python inversion_peer.py IN OUT STEPS SEED`.
 
 Its own default configuration but for the number of iterations. IN: module and gradients (torch.save); OUT: images (npy). Prints
 {"seconds": processor seconds}. Uses nothing of ours.
