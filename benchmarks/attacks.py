@@ -6,8 +6,6 @@ of one thread. Where DP rows are, epsilon is 8 at delta 1e-5 for the one round, 
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -17,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import ROOT, Options, Row, load_average, measured_alone
+from benchmarks import peers
+from benchmarks.frame import ROOT, Options, Row, load_average
 from edgehold.attacks.inversion import bins, catalogue
 from edgehold.attacks.inversion.metrics import Score, score
 from edgehold.attacks.inversion.observed import Aim, Observed, Reconstruction
@@ -37,8 +36,8 @@ SHAPE = (3, 32, 32)
 PRIVATE, PUBLIC = 1000, 1000
 """Images that devices have, and that attackers have."""
 EXACT = 60.0
-PEER = ("breaching==0.1.2", "torch==2.13.0")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgehold" / "breaching-0.1.2"
+PATIENCE_S = 900.0
+"""For one image of the peer's."""
 HYPER: dict[str, Any] = {"embedding": 8, "hidden": 16, "local_epochs": 1}
 
 
@@ -62,8 +61,8 @@ def rows(options: Options) -> Iterator[Row]:
     if options.wants("cosine"):
         works = _images(1 if few else 5)
         yield from _strength("cosine, sigmoid LeNet", "cosine", works, 16.0, 22.0, restarts=1, iterations=20 if few else 4800)
-        if options.peer:
-            yield from _beside(options, 1 if few else 5, 20 if few else 4800)
+    if options.peer and options.wants("cosine beside breaching"):
+        yield from _beside(options, 1 if few else 5, 20 if few else 4800)
     if options.wants("labels"):
         yield from _labels(1 if few else 5)
     if options.wants("under dp"):
@@ -93,7 +92,7 @@ def _beside(options: Options, images: int, iterations: int) -> Iterator[Row]:
     """Our cosine and breaching's inverting gradients in turn: the same module, weights, gradient, scorer, one thread each."""
     import torch
 
-    python, load = _environment(options), load_average()
+    load = load_average()
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
     for seed, work in enumerate(_images(images)):
@@ -107,8 +106,8 @@ def _beside(options: Options, images: int, iterations: int) -> Iterator[Row]:
                 for name, tensors in (("weights", observed.weights()), ("gradients", observed.tensors()))
             }
             torch.save({"module": task.module, "shape": SHAPE, "classes": 10, "records": 1, **parts}, source)
-            here = str(Path(__file__).with_name("inversion_peer.py"))
-            seconds = measured_alone([str(python), here, str(source), str(target), str(iterations), str(seed)])["seconds"]
+            arguments = (source, target, iterations, seed)
+            seconds = peers.measured(peers.BREACHING, "inversion_peer.py", arguments, options, PATIENCE_S)["seconds"]
             theirs.append((score(np.load(target).astype(np.float64), x, 1.0).median, seconds))
     quick = options.quick
     (best, took), (peer, spent) = (np.mean(found, axis=0) for found in (ours, theirs))
@@ -119,18 +118,6 @@ def _beside(options: Options, images: int, iterations: int) -> Iterator[Row]:
     yield Row("cosine beside breaching", float(best), "dB", None if quick else float(peer), None, load, told, at_least=True)
     told = f"processor seconds, deviation {slow:.2f}; breaching {spent:.2f}, deviation {late:.2f}"
     yield Row("cosine beside breaching, time", float(took), "s", None if quick else float(spent), None, load, told)
-
-
-def _environment(options: Options) -> Path:
-    """The python of an environment with breaching, made if it is missing."""
-    python, done = CACHE / "bin" / "python", CACHE / "complete"
-    if not done.exists():
-        options.say(f"making {CACHE} with {' '.join(PEER)} ...")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
-        # One command, so that breaching's wish for any torch is met by the one for processors.
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER], check=True)
-        done.touch()
-    return python
 
 
 def _sparse(records: int, hidden: list[int], draws: int, least: int | None) -> Iterator[Row]:

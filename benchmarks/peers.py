@@ -48,6 +48,7 @@ class Peer:
 
 FLOWER = Peer("flwr", "1.41.0", ("flwr==1.41.0",), "Flower 1.41.0")
 FLOWER_SIMULATION = Peer("flwr-simulation", "1.41.0", ("flwr[simulation]==1.41.0", TORCH), "Flower 1.41.0 simulation")
+BREACHING = Peer("breaching", "0.1.2", ("breaching==0.1.2", TORCH), "breaching 0.1.2")
 BYZFL = Peer("byzfl", "0.0.11", ("byzfl==0.0.11", TORCH), "ByzFL 0.0.11")
 
 
