@@ -131,6 +131,14 @@ def test_the_page_holds_every_figure_and_asks_nobody(small: Path, fake: list[Cel
         assert len(list(csv.DictReader(file))) == len(fake) == facts["cells"]
 
 
+def test_several_shares_are_drawn_without_a_table_for_curves(small: Path, fake: list[Cell], tmp_path: Path) -> None:
+    small.write_text(SMALL.replace('data = ["digits"]', 'data = ["digits"]\nshares = [0.2, 0.3]', 1))
+    done = call("matrix", small, "--out", tmp_path / "out", "--workers", "1")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "share.png").stat().st_size
+    assert "met at every share: sign_flip, alie." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_defence_is_not_credited_with_an_attack_that_does_not_work(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
