@@ -59,6 +59,7 @@ def test_votes_hold_on_digits_where_the_average_falls() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_votes_under_masks_hold_below_the_bound_and_fall_where_one_liar_decides() -> None:
     options = Options(1, quick=True)
     played = play_all("masked_votes", masked_votes.cells(options), None, None, 1)

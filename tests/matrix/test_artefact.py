@@ -27,7 +27,9 @@ def test_quick_is_played_and_says_the_worst_case_of_every_defence(tmp_path: Path
     done = CliRunner().invoke(main, ["matrix", str(plan), "--out", str(KEPT), "--workers", "1", "--data", str(tmp_path)])
     assert done.exit_code == 0, done.output
     report = json.loads((KEPT / "report.json").read_text(encoding="utf-8"))
-    assert (report["cells"], report["waiting"], report["failed"]) == (len(report["runs"]), 0, 0)
+    assert (report["waiting"], report["failed"]) == (0, 0)
+    assert report["cells"] == len(report["runs"]) + len(report["audits"])
+    assert {one["audit"] for one in report["audits"]} == {"membership", "one_run", "curve"}
     assert report["left_out"] == ["fashion-mnist"]
     worst = {one["defence"]: one for one in report["worst"] if one["share"] == 0.2}
     assert len(worst) == 15, "14 defences, and nobody defending"

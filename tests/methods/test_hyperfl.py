@@ -1,5 +1,6 @@
 """HyperFL: its layout by hand, exact invariants of generator and training, its law on the wire, a run on the digits."""
 
+import copy
 import hashlib
 from dataclasses import replace
 from math import sqrt
@@ -191,7 +192,7 @@ def test_gradients_of_biases_are_those_of_the_weights_they_generate() -> None:
     for rank in (0, 3):
         task = small()
         layout = Layout.of(task.schema, 5, 70, rank)
-        module = task.module.double()
+        module = copy.deepcopy(task.module).double()  # tasks of a process share it
         hyper = Hypernetwork(layout, initial(layout, task.initial(2), 2, 0.3), dtype=torch.float64)
         v = torch.from_numpy(np.random.default_rng(1).standard_normal(5)).requires_grad_()
         first = np.split(task.initial(2)[-layout.head_size :].astype(np.float64), [layout.head[0].size])

@@ -4,6 +4,7 @@ Arguments are those of `edgehold.client.data.tasks:make_task`; virtual clients c
 """
 
 import json
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -39,16 +40,16 @@ def make_task(
 
 
 class _Known:
-    """A deal as a key: the same object, which is dealt once."""
+    """A deal as a key: the same object, which is dealt once, in the same thread: two threads must not train one module."""
 
     def __init__(self, dealt: Deal) -> None:
-        self.dealt = dealt
+        self.dealt, self._thread = dealt, threading.get_ident()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known) and other.dealt is self.dealt
+        return isinstance(other, _Known) and other.dealt is self.dealt and other._thread == self._thread
 
     def __hash__(self) -> int:
-        return id(self.dealt)
+        return hash((id(self.dealt), self._thread))
 
 
 @lru_cache(maxsize=4)

@@ -67,7 +67,10 @@ class Pool:
             queue = queues[worker] or max(queues, key=len)
             if queue:
                 bundle = [queue.popleft() for _ in range(min(self._bundle, len(queue)))]
-                self._links[worker].send((number, order.header, self._path, bundle, letters))
+                try:
+                    self._links[worker].send((number, order.header, self._path, bundle, letters))
+                except OSError:
+                    raise self._ended(worker) from None
                 busy[self._links[worker]] = worker
 
         for worker in range(len(self._links)):
@@ -78,9 +81,7 @@ class Pool:
                 try:
                     found: list[Answer] | Exception = self._links[worker].recv()
                 except (EOFError, OSError):
-                    self._processes[worker].join(2.0)
-                    code = self._processes[worker].exitcode
-                    raise FlError(f"a process of virtual clients ended (exit code {code}); was it out of memory?") from None
+                    raise self._ended(worker) from None
                 if isinstance(found, Exception):
                     raise found
                 give(worker)
@@ -96,6 +97,11 @@ class Pool:
                 process.kill()
                 process.join()
         self._folder.cleanup()
+
+    def _ended(self, worker: int) -> FlError:
+        self._processes[worker].join(2.0)
+        code = self._processes[worker].exitcode
+        return FlError(f"a process of virtual clients ended (exit code {code}); was it out of memory?")
 
     def _publish(self, order: Payload) -> str:
         """The order's body as a file that every process maps: sent once, whatever the number of processes."""
