@@ -9,7 +9,7 @@ from edgehold.attacks.byzantine import registry
 from edgehold.attacks.eval.cells import Cell, Played
 from edgehold.attacks.eval.reproductions import REPRODUCTIONS, Options, aimed_liars, consensus_liars
 from edgehold.attacks.matrix.grid import Grid
-from edgehold.attacks.matrix.plan import parse, text_of
+from edgehold.attacks.matrix.plan import READY, parse
 from edgehold.core.errors import ConfigError
 
 
@@ -64,7 +64,7 @@ def test_a_cell_of_each_kind_that_needs_no_data_can_be_played() -> None:
 
 @pytest.mark.parametrize("name", ["bases_rotate", "consensus_drift", "ranks_control", "ranks_targeted"])
 def test_a_matrix_refuses_what_it_cannot_judge_and_says_what_plays_it(name: str) -> None:
-    text = text_of("quick").replace('"signs_invert"', f'"{name}"').replace('"fashion-mnist"', '"digits"')
+    text = READY.text_of("quick").replace('"signs_invert"', f'"{name}"').replace('"fashion-mnist"', '"digits"')
     with pytest.raises(ConfigError, match=f"{name} cannot be in a matrix: .*fl-eval reproduce") as refused:
         Grid(parse(text))
     assert any(known in str(refused.value) for known in REPRODUCTIONS)

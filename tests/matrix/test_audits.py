@@ -12,7 +12,7 @@ from edgehold.attacks.eval.cells import Cell, key
 from edgehold.attacks.matrix import play, run
 from edgehold.attacks.matrix.audited import audited
 from edgehold.attacks.matrix.grid import Grid, named
-from edgehold.attacks.matrix.plan import parse, text_of
+from edgehold.attacks.matrix.plan import READY, parse
 from edgehold.attacks.matrix.play import Outcome
 from edgehold.core.errors import ConfigError
 
@@ -165,7 +165,7 @@ def test_without_its_data_the_rest_is_played() -> None:
 
 @pytest.mark.parametrize("name", ["quick", "full"])
 def test_ready_matrices_have_audits(name: str) -> None:
-    audits = parse(text_of(name)).audits
+    audits = parse(READY.text_of(name)).audits
     assert audits is not None
     audits.must_be_sound()
     assert audits.private

@@ -7,7 +7,7 @@ from tests.support.small_matrix import SMALL
 
 from edgehold.attacks.eval.cells import key
 from edgehold.attacks.matrix.grid import Grid, liars_of
-from edgehold.attacks.matrix.plan import parse, ready, text_of
+from edgehold.attacks.matrix.plan import READY, parse
 from edgehold.core.errors import ConfigError, NotGranted
 
 
@@ -90,16 +90,16 @@ def test_a_setting_of_one_defence_leaves_the_cells_of_others() -> None:
     assert len(before & after) == 12  # the average and krum, with two attacks and none, on two seeds
 
 
-@pytest.mark.parametrize("name", ready())
+@pytest.mark.parametrize("name", READY.texts())
 def test_ready_matrices_are_legal(name: str, tmp_path: Path) -> None:
     (tmp_path / "fashion-mnist").mkdir()
-    made = Grid(parse(text_of(name)), tmp_path)
+    made = Grid(parse(READY.text_of(name)), tmp_path)
     assert made.matrix.matrix.name == name
     assert not made.missing
 
 
 def test_quick_is_as_wide_as_it_says(tmp_path: Path) -> None:
-    made = Grid(parse(text_of("quick")))
+    made = Grid(parse(READY.text_of("quick")))
     assert made.missing == ("fashion-mnist",)
     assert len(made.defences) > 12
     assert len(made.attacks) >= 10
@@ -108,7 +108,7 @@ def test_quick_is_as_wide_as_it_says(tmp_path: Path) -> None:
 
 def test_a_matrix_that_is_neither_a_file_nor_ready() -> None:
     with pytest.raises(ConfigError, match='did you mean "quick"'):
-        text_of("quikc")
+        READY.text_of("quikc")
 
 
 def test_the_file_in_the_page_is_legal() -> None:

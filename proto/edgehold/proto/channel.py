@@ -3,7 +3,8 @@
 `Stub` turns a service descriptor into callables; `options` is the one list of transport settings both sides use.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Any, TypeVar
 
 import grpc
@@ -78,25 +79,25 @@ class Stub:
 
     async def stream(self, method: str, request: Message, reply: type[M], timeout_s: float | None = None) -> AsyncIterator[M]:
         """One request, many replies."""
+        async with contextlib.aclosing(self._replies(method, request, timeout_s)) as replies:
+            async for data in replies:
+                yield decode(reply, data, MESSAGE_LIMIT)
+
+    async def chunks(self, method: str, request: Message, reply: type[M]) -> AsyncIterator[Chunk[M]]:
+        """One request, many replies that end in bulk bytes."""
+        async with contextlib.aclosing(self._replies(method, request, None)) as replies:
+            async for data in replies:
+                yield split(reply, data, MESSAGE_LIMIT)
+
+    async def _replies(self, method: str, request: Message, timeout_s: float | None) -> AsyncGenerator[bytes, None]:
         call = self._call(method, "unary_stream")(request.SerializeToString(), timeout=timeout_s)
         try:
             async for data in call:
-                yield decode(reply, data, MESSAGE_LIMIT)
+                yield data
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
         finally:
             # A stream left half-way must end now, not when somebody collects the garbage.
-            call.cancel()
-
-    async def chunks(self, method: str, request: Message, reply: type[M]) -> AsyncIterator[Chunk[M]]:
-        """One request, many replies that end in bulk bytes."""
-        call = self._call(method, "unary_stream")(request.SerializeToString())
-        try:
-            async for data in call:
-                yield split(reply, data, MESSAGE_LIMIT)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
-        finally:
             call.cancel()
 
     async def collect(self, method: str, requests: AsyncIterable[bytes], reply: type[M], timeout_s: float | None = None) -> M:

@@ -11,45 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from edgehold.attacks.byzantine.bent import Learner, bent
+from edgehold.attacks.byzantine.bent import Learner, OtherTraining, bent
 from edgehold.attacks.byzantine.trigger import Trigger
 from edgehold.attacks.byzantine.wrap import delta_of, with_delta
 from edgehold.core.contract import Adversary, ClientSide
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining, Task
-from edgehold.core.vectors import Array, FloatArray, Schema
+from edgehold.core.vectors import Array, FloatArray
 
 
 @dataclass(frozen=True)
-class Close:
+class Close(OtherTraining):
     """A task whose training weighs its loss with alpha and half the squared distance from the start with 1 - alpha."""
 
-    task: Task
     alpha: float
-
-    @property
-    def schema(self) -> Schema:
-        """See `Task`."""
-        return self.task.schema
-
-    @property
-    def samples(self) -> int:
-        """See `Task`."""
-        return self.task.samples
-
-    def initial(self, seed: int) -> FloatArray:
-        """See `Task`."""
-        return self.task.initial(seed)
 
     def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
         """See `Task`: with alpha times the rate, and a pull of (1 - alpha) / alpha on top of the given one."""
         pull = how.proximal + (1.0 - self.alpha) / self.alpha
         return self.task.train(start, replace(how, learning_rate=how.learning_rate * self.alpha, proximal=pull), rng)
-
-    def evaluate(self, weights: FloatArray) -> dict[str, float]:
-        """See `Task`."""
-        return self.task.evaluate(weights)
 
 
 def poisoned(

@@ -12,8 +12,8 @@ import numpy as np
 from edgehold.core.contract import ClientSide, Facts
 from edgehold.core.errors import ConfigError
 from edgehold.core.tables import TableTask
-from edgehold.core.task import Task
-from edgehold.core.vectors import Array
+from edgehold.core.task import LocalTraining, Task
+from edgehold.core.vectors import Array, FloatArray, Schema
 
 Bend = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
 """(x, y, the attack's randomness) -> the records to learn from instead; neither may be written to."""
@@ -32,6 +32,35 @@ def bent(task: Task, bend: Bend, rng: np.random.Generator) -> Task:
     raise ConfigError(
         f"this attack changes training records; {type(task).__qualname__} shows none. Use a TorchTask or a TableTask"
     )
+
+
+@dataclass(frozen=True)
+class OtherTraining:
+    """A task that is trained in another way, which a subclass says; everything else is the task's own."""
+
+    task: Task
+
+    @property
+    def schema(self) -> Schema:
+        """See `Task`."""
+        return self.task.schema
+
+    @property
+    def samples(self) -> int:
+        """See `Task`."""
+        return self.task.samples
+
+    def initial(self, seed: int) -> FloatArray:
+        """See `Task`."""
+        return self.task.initial(seed)
+
+    def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
+        """See `Task`."""
+        return self.task.train(start, how, rng)
+
+    def evaluate(self, weights: FloatArray) -> dict[str, float]:
+        """See `Task`."""
+        return self.task.evaluate(weights)
 
 
 @dataclass(frozen=True)

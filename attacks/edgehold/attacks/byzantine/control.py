@@ -23,8 +23,8 @@ import numpy as np
 
 from edgehold.attacks.byzantine.channel import Channel
 from edgehold.attacks.byzantine.ranks import shared
-from edgehold.attacks.byzantine.wrap import Memory, Minded, Rewriter
-from edgehold.core.contract import Adversary, ClientSide, Facts
+from edgehold.attacks.byzantine.wrap import Memory, Minded, Remembering
+from edgehold.core.contract import Adversary, Facts
 from edgehold.core.errors import ConfigError
 from edgehold.core.task import Task
 from edgehold.core.vectors import FloatArray
@@ -68,21 +68,16 @@ def accuracy(task: Task, weights: FloatArray) -> float:
 
 
 @dataclass(frozen=True)
-class Controller:
+class Controller(Remembering):
     """Works honestly, then votes so that the accuracy goes where it is wanted. Remembers the share of edges it aims at, and the
     reference.
     """
 
-    honest: ClientSide[Any, Any, Any]
     client: str
     wanted: float
     gain: float
     after: int
     channel: Channel | None
-
-    def begin(self, order: Any, task: Task, rng: np.random.Generator) -> Any:
-        """As the honest client, with an empty memory."""
-        return Minded(self.honest.begin(order, task, rng))
 
     def work(self, order: Any, local: Any, task: Task, rng: np.random.Generator) -> tuple[Any, Any, Facts]:
         """Honest work with other rankings; `ConfigError` when the method's update has none."""
@@ -105,18 +100,6 @@ class Controller:
         pairs = zip(agreed, np.split(memory[REFERENCE], ends), strict=True)
         lies = tuple(inverse(aimed(now, reference, share)) for now, reference in pairs)
         return Minded(kept, memory), replace(update, ranks=lies), facts
-
-    def dump(self, local: Any) -> bytes:
-        """As `Rewriter`."""
-        return self._shelf.dump(local)
-
-    def load(self, data: bytes) -> Any:
-        """As `Rewriter`."""
-        return self._shelf.load(data)
-
-    @property
-    def _shelf(self) -> Rewriter:
-        return Rewriter(self.honest, lambda order, update, rng, memory: update, remembers=True)
 
 
 def common(known: Sequence[Ranks]) -> Ranking:

@@ -14,39 +14,24 @@ from typing import Any
 import numpy as np
 
 from edgehold.attacks.byzantine.backdoor import poisoned, replacing
-from edgehold.attacks.byzantine.bent import bent
+from edgehold.attacks.byzantine.bent import OtherTraining, bent
 from edgehold.attacks.byzantine.sight import LAST
 from edgehold.attacks.byzantine.trigger import Trigger
-from edgehold.attacks.byzantine.wrap import Memory, Minded, Rewriter, delta_of, with_delta
+from edgehold.attacks.byzantine.wrap import Memory, Minded, Remembering, delta_of, with_delta
 from edgehold.core.contract import Adversary, ClientSide, Facts
 from edgehold.core.errors import ConfigError
 from edgehold.core.rng import stream
 from edgehold.core.task import LocalTraining, Task
-from edgehold.core.vectors import Array, FloatArray, Schema, Vector
+from edgehold.core.vectors import Array, FloatArray, Vector
 
 ROUNDS = "rounds"
 
 
 @dataclass(frozen=True)
-class Within:
+class Within(OtherTraining):
     """A task whose training may change only the coordinates of `mask`, (d,) bool."""
 
-    task: Task
     mask: Array
-
-    @property
-    def schema(self) -> Schema:
-        """See `Task`."""
-        return self.task.schema
-
-    @property
-    def samples(self) -> int:
-        """See `Task`."""
-        return self.task.samples
-
-    def initial(self, seed: int) -> FloatArray:
-        """See `Task`."""
-        return self.task.initial(seed)
 
     def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
         """See `Task`; after every epoch all other coordinates are what they were at the start."""
@@ -54,10 +39,6 @@ class Within:
         for _ in range(how.epochs):
             weights = np.where(self.mask, self.task.train(weights, replace(how, epochs=1), rng), start)
         return weights
-
-    def evaluate(self, weights: FloatArray) -> dict[str, float]:
-        """See `Task`."""
-        return self.task.evaluate(weights)
 
 
 def quiet(step: Array, ratio: float) -> Array:
@@ -68,19 +49,14 @@ def quiet(step: Array, ratio: float) -> Array:
 
 
 @dataclass(frozen=True)
-class Toxin:
+class Toxin(Remembering):
     """The honest half on poisoned records, within the quiet coordinates. lies: rounds in which it lies; 0: all."""
 
-    honest: ClientSide[Any, Any, Any]
     bend: Callable[[Task], Task]
     ratio: float
     norm: float
     boost: float
     lies: int
-
-    def begin(self, order: Any, task: Task, rng: np.random.Generator) -> Any:
-        """As the honest client, with an empty memory."""
-        return Minded(self.honest.begin(order, task, rng))
 
     def work(self, order: Any, local: Any, task: Task, rng: np.random.Generator) -> tuple[Any, Any, Facts]:
         """Honest work on bent records in part of the model; `ConfigError` where updates or orders carry no change or model."""
@@ -103,18 +79,6 @@ class Toxin:
         kept, update, facts = self.honest.work(order, local.local, within, rng)
         lie = replacing(delta_of(update).whole(), self.boost, self.norm or None)
         return Minded(kept, memory), with_delta(update, lie), facts
-
-    def dump(self, local: Any) -> bytes:
-        """As `Rewriter`."""
-        return self._shelf.dump(local)
-
-    def load(self, data: bytes) -> Any:
-        """As `Rewriter`."""
-        return self._shelf.load(data)
-
-    @property
-    def _shelf(self) -> Rewriter:
-        return Rewriter(self.honest, lambda order, update, rng, memory: update, remembers=True)
 
 
 def make(

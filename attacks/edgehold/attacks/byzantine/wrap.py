@@ -28,20 +28,45 @@ class Minded:
 
 
 @dataclass(frozen=True)
-class Rewriter:
-    """Works honestly, then sends `rewrite(order, update, rng, memory)` instead of its update.
-
-    remembers: the lie keeps something between rounds; it lies with the device's local state, so that it survives a restart.
+class Remembering:
+    """The part of a liar that keeps a memory between rounds: it lies with the device's local state, so that it survives a
+    restart. What the liar does is its subclass's `work`, on `Minded` states.
     """
 
     honest: ClientSide[Any, Any, Any]
+
+    def begin(self, order: Any, task: Task, rng: np.random.Generator) -> Any:
+        """As the honest client, with an empty memory."""
+        return Minded(self.honest.begin(order, task, rng))
+
+    def dump(self, local: Any) -> bytes:
+        """The memory's length in eight bytes, its arrays (npz), then the honest state."""
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **local.memory)
+        return len(file.getvalue()).to_bytes(8, "little") + file.getvalue() + self.honest.dump(local.local)
+
+    def load(self, data: bytes) -> Any:
+        """Inverse of `dump`; `WrongShape` for bytes that are none of this liar's."""
+        size = int.from_bytes(data[:8], "little")
+        if len(data) < 8 + size:
+            raise WrongShape(f"local state of {len(data)} bytes says that its memory has {size}; start the device's run anew")
+        with np.load(io.BytesIO(data[8 : 8 + size]), allow_pickle=False) as found:
+            return Minded(self.honest.load(data[8 + size :]), dict(found))
+
+
+@dataclass(frozen=True)
+class Rewriter(Remembering):
+    """Works honestly, then sends `rewrite(order, update, rng, memory)` instead of its update.
+
+    remembers: the lie keeps something between rounds; otherwise local states are the honest client's.
+    """
+
     rewrite: Rewrite
     remembers: bool = False
 
     def begin(self, order: Any, task: Task, rng: np.random.Generator) -> Any:
-        """As the honest client, with an empty memory."""
-        local = self.honest.begin(order, task, rng)
-        return Minded(local) if self.remembers else local
+        """As the honest client, with an empty memory where there is one."""
+        return super().begin(order, task, rng) if self.remembers else self.honest.begin(order, task, rng)
 
     def work(self, order: Any, local: Any, task: Task, rng: np.random.Generator) -> tuple[Any, Any, Facts]:
         """Honest work with another update."""
@@ -51,22 +76,12 @@ class Rewriter:
         return Minded(kept, memory) if self.remembers else kept, lie, facts
 
     def dump(self, local: Any) -> bytes:
-        """As the honest client; with a memory: its length in eight bytes, its arrays (npz), then the honest state."""
-        if not self.remembers:
-            return self.honest.dump(local)
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **local.memory)
-        return len(file.getvalue()).to_bytes(8, "little") + file.getvalue() + self.honest.dump(local.local)
+        """As the honest client, after the memory where there is one."""
+        return super().dump(local) if self.remembers else self.honest.dump(local)
 
     def load(self, data: bytes) -> Any:
-        """Inverse of `dump`; `WrongShape` for bytes that are none of this liar's."""
-        if not self.remembers:
-            return self.honest.load(data)
-        size = int.from_bytes(data[:8], "little")
-        if len(data) < 8 + size:
-            raise WrongShape(f"local state of {len(data)} bytes says that its memory has {size}; start the device's run anew")
-        with np.load(io.BytesIO(data[8 : 8 + size]), allow_pickle=False) as found:
-            return Minded(self.honest.load(data[8 + size :]), dict(found))
+        """Inverse of `dump`."""
+        return super().load(data) if self.remembers else self.honest.load(data)
 
 
 def liar(honest: ClientSide[Any, Any, Any], lie: Lie, remembers: bool = False) -> Rewriter:

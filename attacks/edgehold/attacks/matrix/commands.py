@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgehold.attacks.eval.bars import Table, aligned
-from edgehold.attacks.matrix.plan import parse, ready, text_of
+from edgehold.attacks.matrix.plan import READY, parse
 from edgehold.core.command import as_json_option
 from edgehold.core.errors import ConfigError
 
@@ -25,13 +25,6 @@ _INVERSION = click.option(
 )  # fmt: skip
 
 
-def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        for name, text in ready().items():
-            click.echo(f"{name:14} {text.splitlines()[0].lstrip('# ')}")
-        ctx.exit()
-
-
 @click.command()
 @click.argument("plan")
 @click.option("--out", type=_FOLDER, help="Keep cells and report here. By default matrix-NAME in the current folder.")
@@ -42,7 +35,7 @@ def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--check", is_flag=True, help="Only say what would be played, or what is wrong with the file.")
 @click.option("--show", is_flag=True, help="Print the file: the start of one of your own.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="Name the ready matrices.")
+@READY.list_option("Name the ready matrices.")
 @_INVERSION
 @as_json_option
 def matrix(
@@ -72,7 +65,7 @@ def matrix(
     from edgehold.attacks.matrix.grid import Grid
     from edgehold.attacks.matrix.store import Store
 
-    text = text_of(plan)
+    text = READY.text_of(plan)
     if show:
         click.echo(text, nl=False)
         return

@@ -3,13 +3,12 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from edgehold.attacks.byzantine.knowledge import Knowledge, Reach
+from edgehold.attacks.eval.ready import Ready
 from edgehold.attacks.privacy.membership.study import Study
 from edgehold.core.config import Config, convert, parse_toml, suggest
 from edgehold.core.errors import ConfigError
@@ -162,29 +161,7 @@ class Matrix(Config, frozen=True, kw_only=True):
         return granted(self.matrix.knowledge)
 
 
-_READY = files("edgehold.attacks.matrix") / "ready"
-
-
-def ready() -> Mapping[str, str]:
-    """Matrices that come with the package: name -> text of the file."""
-    found = [one for one in _READY.iterdir() if one.name.endswith(".toml")]
-    return {one.name.removesuffix(".toml"): one.read_text(encoding="utf-8") for one in sorted(found, key=lambda one: one.name)}
-
-
-def text_of(wanted: str) -> str:
-    """The text of a ready matrix by name, or of a file; `ConfigError` where there is neither."""
-    known = ready()
-    if wanted in known:
-        return known[wanted]
-    path = Path(wanted)
-    if not path.is_file():
-        raise ConfigError(
-            f"no matrix {wanted!r}: neither a file nor a ready one{suggest(wanted, list(known))}", field="plan"
-        )  # fmt: skip
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", field="plan") from None
+READY = Ready("edgehold.attacks.matrix", "matrix")
 
 
 def granted(word: str) -> Knowledge:

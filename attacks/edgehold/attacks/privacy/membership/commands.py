@@ -8,17 +8,10 @@ from pathlib import Path
 import click
 
 from edgehold.attacks.eval.bars import aligned
-from edgehold.attacks.privacy.membership.study import parse, ready, text_of
+from edgehold.attacks.privacy.membership.study import READY, parse
 from edgehold.core.command import as_json_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        for name, text in ready().items():
-            click.echo(f"{name:14} {text.splitlines()[0].lstrip('# ')}")
-        ctx.exit()
 
 
 @click.command()
@@ -27,7 +20,7 @@ def _listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--data", type=_FOLDER, envvar="EDGEHOLD_DATA", help="Folder with a folder per data set [env: EDGEHOLD_DATA].")
 @click.option("--workers", default=0, type=click.IntRange(0), help="Processes; 0: one per core.")
 @click.option("--show", is_flag=True, help="Print the file: the start of one of your own.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="Name the ready studies.")
+@READY.list_option("Name the ready studies.")
 @as_json_option
 def membership(plan: str, out: Path | None, data: Path | None, workers: int, show: bool, as_json: bool) -> None:
     """Guess which records the models of PLAN, a TOML file or a ready study, were trained on.
@@ -46,7 +39,7 @@ def membership(plan: str, out: Path | None, data: Path | None, workers: int, sho
     \b
     Exit codes: 0 all models are there, 1 refused, 130 stopped by Ctrl-C.
     """
-    text = text_of(plan)
+    text = READY.text_of(plan)
     if show:
         click.echo(text, nl=False)
         return

@@ -1,14 +1,12 @@
 """The file of a study: which records, how many shadow models, and the methods whose models are attacked."""
 
 import hashlib
-from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgehold.core.config import Config, convert, parse_toml, suggest
+from edgehold.attacks.eval.ready import Ready
+from edgehold.core.config import Config, convert, parse_toml
 from edgehold.core.errors import ConfigError
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
@@ -86,28 +84,7 @@ class Named(Study, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-_READY = files("edgehold.attacks.privacy.membership") / "ready"
-
-
-def ready() -> Mapping[str, str]:
-    """Studies that come with the package: name -> text of the file."""
-    found = [one for one in _READY.iterdir() if one.name.endswith(".toml")]
-    return {one.name.removesuffix(".toml"): one.read_text(encoding="utf-8") for one in sorted(found, key=lambda one: one.name)}
-
-
-def text_of(wanted: str) -> str:
-    """The text of a ready study by name, or of a file; `ConfigError` where there is neither."""
-    known = ready()
-    if wanted in known:
-        return known[wanted]
-    try:
-        return Path(wanted).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no study {wanted!r}: neither a file nor a ready one{suggest(wanted, list(known))}", field="plan"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{wanted}: cannot be read: {error}", field="plan") from None
+READY = Ready("edgehold.attacks.privacy.membership", "study")
 
 
 def parse(text: str, source: str = "study") -> Named:
