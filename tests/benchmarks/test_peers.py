@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmarks import compare, frame, peers
+from benchmarks import beside, compare, compare_rounds, frame, peers
 
 from edgehold.client.data.synthetic import make_task
 from edgehold.core.errors import ConfigError
@@ -120,26 +120,26 @@ def test_a_part_that_fails_leaves_a_row_and_the_others_go_on(monkeypatch: pytest
 
 def test_results_must_agree() -> None:
     ours = np.array([3.0, 4.0])  # norm 5
-    assert compare.apart(ours, np.array([3.0, 4.04])) == pytest.approx(0.008)
+    assert beside.apart(ours, np.array([3.0, 4.04])) == pytest.approx(0.008)
     # Both moved by 1 from (3, 3), and 0.04 of 1 is too much.
     with pytest.raises(ConfigError, match="not the same work"):
-        compare.apart(ours, np.array([3.0, 4.04]), np.array([3.0, 3.0]))
+        beside.apart(ours, np.array([3.0, 4.04]), np.array([3.0, 3.0]))
     with pytest.raises(ConfigError, match="not the same work"):
-        compare.apart(ours, np.array([3.0, math.nan]))
+        beside.apart(ours, np.array([3.0, math.nan]))
     with pytest.raises(ConfigError, match="shapes"):
-        compare.apart(ours, np.zeros(3))
+        beside.apart(ours, np.zeros(3))
 
 
 def test_too_many_nodes_are_told_by_what_they_hold() -> None:
-    idle = compare.Asked({"idle_client": float(1 << 28)})  # 100 x 256 MiB = 25 GiB
-    assert "25.0 GiB" in compare._too_many(100, idle)
-    assert "GiB" not in compare._too_many(100, compare.Asked(None, "not installable"))
+    idle = beside.Asked({"idle_client": float(1 << 28)})  # 100 x 256 MiB = 25 GiB
+    assert "25.0 GiB" in compare_rounds.too_many(100, idle)
+    assert "GiB" not in compare_rounds.too_many(100, beside.Asked(None, "not installable"))
 
 
 def test_the_work_of_a_round_is_known_beforehand() -> None:
-    size = compare.Size(3, 1000, 4)
+    size = compare_rounds.Size(3, 1000, 4)
     start = make_task(1000).initial(1)
     # (1 + 2 + 3) / 3 / 1024 a round, four times.
     moved = start.astype(np.float64) + 8 / 1024
-    assert compare.expected_loss(size) == pytest.approx(0.5 * float(np.mean(moved**2)), rel=1e-6)
-    assert compare.Size(10, 11_250_000, 6).work == "round, 10 x 45 MB"
+    assert compare_rounds.expected_loss(size) == pytest.approx(0.5 * float(np.mean(moved**2)), rel=1e-6)
+    assert compare_rounds.Size(10, 11_250_000, 6).work == "round, 10 x 45 MB"
