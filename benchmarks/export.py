@@ -20,7 +20,6 @@ import numpy as np
 
 from benchmarks.frame import ROOT, Options, Row, load_average
 from edgehold.attacks.testbed import Federation
-from edgehold.core import vote_file
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Schema
 from edgehold.server.desk import handing
@@ -143,11 +142,9 @@ def _measured(case: Case, number: int, bed: Federation, folder: Path, target: fl
         schema: Schema = load_task(entry, more).schema
         vote, found = export("vote")
         fixed = schema.size / 8 + 4096
-        turns = vote_file.decode((vote / "model.vote").read_bytes()).turned is not None
         note = f"n = {schema.size:,} weights; n / 8 + 4,096 bytes are {fixed / 1e3:.1f} kB"
-        note += ", and a sign for each that is left comes on top" if turns else ""
         note += f"; outputs off by {found['max_abs']:.2g}"
-        yield Row(f"{case.name}: vote", found["bytes"] / 1e3, "kB", None if turns else target and fixed / 1e3, None, load, note)
+        yield Row(f"{case.name}: vote", found["bytes"] / 1e3, "kB", target and fixed / 1e3, None, load, note)
         yield _first(f"{case.name}: vote", bed, vote, folder, target)
     note = (
         f"95th percentile {parity['latency']['one_p95_ms']:.2g} ms; among 256 {parity['latency']['among_256_ms']:.2g} ms each"

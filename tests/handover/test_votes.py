@@ -1,5 +1,6 @@
 """A network as a seed and one bit per weight: the device draws the same weights, bit for bit, and damaged files say so."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from tests.support.handed import Parties
 
 from edgehold.client import received
 from edgehold.client.data import tasks
-from edgehold.core import handing, handover, onnx_graphs, vote_file
+from edgehold.core import handing, handover, onnx_graphs, vote_file, vote_guess
 from edgehold.core.errors import ConfigError, ModelRefused
 from edgehold.core.onnx_run import Graph
 from edgehold.core.onnx_splice import spliced, without
@@ -82,20 +83,14 @@ def trained() -> Any:
 @pytest.mark.parametrize(("name", "more"), KINDS)
 def test_the_device_draws_the_same_weights(trained: Any, name: str, more: str) -> None:
     found = trained(name, more)
-    data = vote_file.encode(found.vote())
-    vote = vote_file.decode(data)
+    data = vote_file.encode(found.vote(), found.method.draw)
+    vote = vote_file.decode(data, lambda method: found.method.draw)
     assert vote.weights(found.method.draw).tobytes() == found.weights.astype("<f4").tobytes()
     assert 0 < vote.used.mean() < 1
     x = found.network.records
     assert np.array_equal(Graph(vote.onnx(found.method.draw), "t")(x), Graph(found.network.onnx, "t")(x))
-    # One bit per weight; signs that were turned take one more for each that is used.
-    count = found.task.schema.size
-    bits = -(-count // 8) + (-(-int(vote.used.sum()) // 8) if vote.turned is not None else 0)
-    assert len(data) - bits <= 4096
-    turns = name == "hidenseek" and "mask" not in more
-    assert (vote.turned is not None) == turns
-    if not turns:
-        assert len(data) <= count / 8 + 4096
+    assert (vote.turned is not None) == (name == "hidenseek" and "mask" not in more)
+    assert len(data) <= found.task.schema.size / 8 + 4096
 
 
 def test_weights_that_no_seed_draws_are_refused(trained: Any) -> None:
@@ -119,7 +114,7 @@ def test_only_votes_are_handed_over_as_votes() -> None:
 
 def test_damaged_files(trained: Any) -> None:
     found = trained("frl")
-    data = vote_file.encode(found.vote())
+    data = vote_file.encode(found.vote(), found.method.draw)
     head = 12 + int.from_bytes(data[8:12], "little")
     header = msgspec.json.decode(data[12:head])
 
@@ -135,27 +130,89 @@ def test_damaged_files(trained: Any) -> None:
         (changed(graph_bytes=3), "cut short"), (data[:head] + b"\xff" + data[head + 1 :], "its graph is damaged"),
     ]:  # fmt: skip
         with pytest.raises(ModelRefused, match=what):
-            vote_file.decode(wrong)
+            vote_file.decode(wrong, lambda method: found.method.draw)
+
+
+def ones(seed: int, number: int, layer: vote_file.Layer) -> FloatArray:
+    """Draws that say nothing about what is used."""
+    return np.ones(layer.edges, np.float32)
+
+
+def drawn_as(draw: vote_file.Draw) -> Callable[[str], vote_file.Draw]:
+    return lambda method: draw
+
+
+def test_what_is_used_is_guessed_by_size_and_errors_are_told() -> None:
+    """Two outputs of 4,000 inputs, pruned at 1 and at 2, three places the other way: 8 bytes of thresholds and a few more."""
+    rng, layer = np.random.default_rng(0), vote_file.Layer("w", (2, 4000), 4000)
+    drawn = rng.standard_normal((2, 4000)).astype(np.float32)
+    used = np.abs(drawn) >= np.array([[1.0], [2.0]])
+    for place in ((0, 7), (1, 5), (1, 3999)):
+        used[place] = ~used[place]
+
+    def draw(seed: int, number: int, layer: vote_file.Layer) -> FloatArray:
+        return drawn.reshape(-1)
+
+    vote = vote_file.Vote(vote_file.Header("any", 0, (layer,), False, 1), b"", used.reshape(-1), None)
+    data = vote_file.encode(vote, draw)
+    head = 12 + int.from_bytes(data[8:12], "little")
+    header = msgspec.json.decode(data[12:head], type=vote_file.Header)
+    assert len(data) - head - header.graph_bytes == 8 + header.errors_bytes
+    assert header.errors_bytes < 40
+    assert np.array_equal(vote_file.decode(data, drawn_as(draw)).used, vote.used)
+    levels = vote_guess.thresholds([drawn], vote.used)
+    assert np.flatnonzero(vote_guess.guessed([drawn], levels) != vote.used).tolist() == [7, 4005, 7999]
+    for wrong, what in ((data[:-1], "need"), (data + b"x", "describes"), (data[:-9] + bytes(9), "damaged|cut short")):
+        with pytest.raises(ModelRefused, match=what):
+            vote_file.decode(wrong, drawn_as(draw))
+    more = msgspec.json.encode(msgspec.structs.replace(header, layers=(vote_file.Layer("w", (2, 4), 8),)))
+    with pytest.raises(ModelRefused, match="inflates to more than 1"):
+        vote_file.decode(data[:8] + len(more).to_bytes(4, "little") + more + data[head:], drawn_as(ones))
+
+
+def test_a_vote_on_signs_takes_less_than_a_bit_per_weight() -> None:
+    """Pruned as SynFlow does, by the size of a weight times what row and column carry; half of the signs turned."""
+    rng, draw = np.random.default_rng(1), registry.vote("hidenseek").draw
+    outputs, inputs = 300, 1000
+    layer = vote_file.Layer("w", (outputs, inputs), outputs * inputs // 2)
+    drawn = draw(7, 0, layer).reshape(outputs, inputs)
+    scores = np.abs(drawn) * rng.uniform(0.5, 2.0, (outputs, 1)) * rng.uniform(0.9, 1.1, inputs)
+    used = (scores > np.median(scores)).reshape(-1)
+    turned = rng.random(int(used.sum())) < 0.5
+    header = vote_file.Header("hidenseek", 7, (layer,), True, 1)
+    data = vote_file.encode(vote_file.Vote(header, b"", used, turned), draw)
+    assert len(data) <= outputs * inputs / 8
+    found = vote_file.decode(data, drawn_as(draw))
+    assert np.array_equal(found.used, used)
+    assert found.turned is not None
+    assert np.array_equal(found.turned, turned)
+
+
+def test_a_row_of_which_nothing_is_used_has_no_threshold() -> None:
+    drawn = np.array([[3.0, -1.0, 2.0], [5.0, 6.0, -7.0]], np.float32)
+    levels = vote_guess.thresholds([drawn], np.array([True, False, True, False, False, False]))
+    assert levels.tolist() == [2.0, np.inf]
+    assert vote_guess.guessed([drawn], levels).tolist() == [True, False, True, False, False, False]
 
 
 def test_fill_bits_must_be_zero() -> None:
     """Three weights leave five bits of the last byte."""
     layer = vote_file.Layer("w", (1, 3), 3)
     header = vote_file.Header("frl", 1, (layer,), False, 1)
-    data = vote_file.encode(vote_file.Vote(header, b"graph", np.array([True, False, True]), None))
+    data = vote_file.encode(vote_file.Vote(header, b"graph", np.array([True, False, True]), None), ones)
     assert data[-1] == 0b101
-    assert vote_file.decode(data).used.tolist() == [True, False, True]
+    assert vote_file.decode(data, drawn_as(ones)).used.tolist() == [True, False, True]
     with pytest.raises(ModelRefused, match="fill up the last byte"):
-        vote_file.decode(data[:-1] + bytes([0b1101]))
+        vote_file.decode(data[:-1] + bytes([0b1101]), drawn_as(ones))
 
 
 def test_a_graph_that_inflates_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     header = vote_file.Header("frl", 1, (vote_file.Layer("w", (1, 8), 8),), False, 1)
-    data = vote_file.encode(vote_file.Vote(header, bytes(100_000), np.ones(8, bool), None))
+    data = vote_file.encode(vote_file.Vote(header, bytes(100_000), np.ones(8, bool), None), ones)
     assert len(data) < 1000
     monkeypatch.setattr(vote_file, "GRAPH_LIMIT", 99_999)
     with pytest.raises(ModelRefused, match="inflates to more than 99999"):
-        vote_file.decode(data)
+        vote_file.decode(data, drawn_as(ones))
 
 
 def test_turned_signs_by_hand() -> None:
@@ -220,7 +277,7 @@ def test_a_device_expands_a_vote(trained: Any, tmp_path: Any) -> None:
     found, parties = trained("frl"), Parties()
     manifest = handed.described(handed.plain(method="frl", classes=found.network.classes), found.network.onnx)
     manifest = msgspec.structs.replace(manifest, form="vote")
-    files = {"model.vote": vote_file.encode(found.vote()), "parity.json": b"{}"}
+    files = {"model.vote": vote_file.encode(found.vote(), found.method.draw), "parity.json": b"{}"}
     handover.write(tmp_path / "model", manifest, files, parties.server)
     model = received.opened(tmp_path / "model", parties.credentials)
     assert received.self_check(model) == 0.0

@@ -82,14 +82,19 @@ def _onnx(bundle: Bundle) -> bytes:
     if manifest.form == "onnx":
         return bundle.model
     if manifest.form == "vote":
-        vote = vote_file.decode(bundle.model)
-        if vote.header.method != manifest.method:
-            raise ModelRefused(f"the vote is one of {vote.header.method[:64]!r}; its manifest says {manifest.method!r}")
-        return vote.onnx(registry.vote(manifest.method).draw)
+        vote = vote_file.decode(bundle.model, lambda method: _draw(method, manifest))
+        return vote.onnx(_draw(vote.header.method, manifest))
     raise ModelRefused(
         "this is a hypernetwork, which becomes a model only with what this device keeps to itself: make its own one with "
         "`fl-client personal FOLDER --task NAME`"
     )
+
+
+def _draw(method: str, manifest: Manifest) -> vote_file.Draw:
+    if method != manifest.method:
+        raise ModelRefused(f"the vote is one of {method[:64]!r}; its manifest says {manifest.method!r}")
+    found: vote_file.Draw = registry.vote(method).draw
+    return found
 
 
 def columns_check(manifest: Manifest, names: tuple[str, ...], whose: str) -> None:

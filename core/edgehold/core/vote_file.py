@@ -5,6 +5,8 @@
     header       JSON (`Header`)
     graph        the ONNX graph without its weights, deflated, `graph_bytes` long
     used         one bit per weight of all layers, lowest first, filled up to a whole byte: 1 where the weight is not 0
+                 with `errors_bytes`: a threshold for each output of each layer (float32), then the same bits, deflated, but 1
+                 where the guess of `vote_guess` is wrong
     turned       with `turns`: one bit per used weight: 1 where its sign is not the drawn one
 
 What a seed draws is the method's to say (`edgehold.defenses.<method>.vote`).
@@ -17,19 +19,18 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from edgehold.core import vote_guess
 from edgehold.core.errors import ModelRefused
 from edgehold.core.onnx_splice import spliced
 from edgehold.core.vectors import FloatArray, Schema
+from edgehold.core.vote_guess import Bits
 
 MAGIC = b"EDGEVOTE"
 HEADER_LIMIT = 1 << 20
 GRAPH_LIMIT = 1 << 26
 """Bytes of a graph without weights, inflated; nobody's is near it."""
 WEIGHTS_LIMIT = 1 << 29
-
-Bits = NDArray[np.bool_]
 
 
 class Layer(msgspec.Struct, frozen=True, array_like=True):
@@ -46,13 +47,16 @@ class Layer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """method: whose drawing it is; seed: of the run; layers: in the order of the flat model."""
+    """method: whose drawing it is; seed: of the run; layers: in the order of the flat model. errors_bytes: 0 where the weights
+    that are used are not guessed.
+    """
 
     method: str
     seed: int
     layers: tuple[Layer, ...]
     turns: bool
     graph_bytes: Annotated[int, msgspec.Meta(ge=1, le=GRAPH_LIMIT)]
+    errors_bytes: Annotated[int, msgspec.Meta(ge=0, le=WEIGHTS_LIMIT)] = 0
 
 
 Draw = Callable[[int, int, Layer], FloatArray]
@@ -111,16 +115,22 @@ def of(
     return vote
 
 
-def encode(vote: Vote) -> bytes:
-    """The file."""
+def encode(vote: Vote, draw: Draw) -> bytes:
+    """The file; which weights are used is guessed where that is shorter."""
     graph = zlib.compress(vote.graph, 9)
-    header = msgspec.json.encode(msgspec.structs.replace(vote.header, graph_bytes=len(graph)))
-    bits = [np.packbits(part, bitorder="little").tobytes() for part in (vote.used, vote.turned) if part is not None]
-    return b"".join([MAGIC, len(header).to_bytes(4, "little"), header, graph, *bits])
+    used, errors_bytes = _packed(vote.used), 0
+    drawn = _drawn(vote.header, draw)
+    levels = vote_guess.thresholds(drawn, vote.used)
+    errors = zlib.compress(_packed(vote.used != vote_guess.guessed(drawn, levels)), 9)
+    if 4 * len(levels) + len(errors) < len(used):
+        used, errors_bytes = levels.astype("<f4").tobytes() + errors, len(errors)
+    header = msgspec.json.encode(msgspec.structs.replace(vote.header, graph_bytes=len(graph), errors_bytes=errors_bytes))
+    turned = b"" if vote.turned is None else _packed(vote.turned)
+    return b"".join([MAGIC, len(header).to_bytes(4, "little"), header, graph, used, turned])
 
 
-def decode(data: bytes) -> Vote:
-    """Inverse of `encode`; `ModelRefused` says what does not fit."""
+def decode(data: bytes, draw_of: Callable[[str], Draw]) -> Vote:
+    """Inverse of `encode`; `ModelRefused` says what does not fit. draw_of: how the method of that name draws."""
     length = int.from_bytes(data[8:12], "little")
     if data[:8] != MAGIC or not 2 <= length <= min(HEADER_LIMIT, len(data) - 12):
         raise ModelRefused(f"no vote file: {len(data)} bytes that start with {data[:8]!r}; {MAGIC!r} and a header are expected")
@@ -129,24 +139,52 @@ def decode(data: bytes) -> Vote:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelRefused(f"vote file: its header does not parse: {error}") from None
     at = 12 + length
-    inflate = zlib.decompressobj()
-    try:
-        graph = inflate.decompress(data[at : at + header.graph_bytes], GRAPH_LIMIT)
-    except zlib.error as error:
-        raise ModelRefused(f"vote file: its graph is damaged: {error}") from None
-    if not inflate.eof:
-        raise ModelRefused(f"vote file: its graph is cut short, or inflates to more than {GRAPH_LIMIT} bytes")
+    graph = _inflated(data[at : at + header.graph_bytes], GRAPH_LIMIT, "graph")
     at += header.graph_bytes
     count = sum(layer.edges for layer in header.layers)
     if not 0 < count <= WEIGHTS_LIMIT:
         raise ModelRefused(f"vote file: {count} weights; allowed: 1 to {WEIGHTS_LIMIT}")
-    used, at = _bits(data, at, count, "used")
+    if header.errors_bytes:
+        used, at = _guessed(data, at, header, _drawn(header, draw_of(header.method)))
+    else:
+        used, at = _bits(data, at, count, "used")
     turned = None
     if header.turns:
         turned, at = _bits(data, at, int(used.sum()), "turned")
     if at != len(data):
         raise ModelRefused(f"vote file: {len(data)} bytes; its header describes {at}")
     return Vote(header, graph, used, turned)
+
+
+def _drawn(header: Header, draw: Draw) -> list[FloatArray]:
+    layers = enumerate(header.layers)
+    return [draw(header.seed, number, layer).reshape(layer.shape[0] if layer.shape else 1, -1) for number, layer in layers]
+
+
+def _guessed(data: bytes, at: int, header: Header, drawn: list[FloatArray]) -> tuple[Bits, int]:
+    ends = at + 4 * vote_guess.rows(drawn)
+    if ends + header.errors_bytes > len(data):
+        raise ModelRefused(f"vote file: {len(data)} bytes; thresholds and errors need {ends + header.errors_bytes}")
+    levels = np.frombuffer(data[at:ends], dtype="<f4")
+    count = sum(layer.edges for layer in header.layers)
+    errors = _inflated(data[ends : ends + header.errors_bytes], -(-count // 8), "list of errors")
+    wrong, _ = _bits(errors, 0, count, "errors")
+    return vote_guess.guessed(drawn, levels) ^ wrong, ends + header.errors_bytes
+
+
+def _inflated(data: bytes, limit: int, what: str) -> bytes:
+    inflate = zlib.decompressobj()
+    try:
+        found = inflate.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ModelRefused(f"vote file: its {what} is damaged: {error}") from None
+    if not inflate.eof or len(found) > limit or inflate.unused_data:
+        raise ModelRefused(f"vote file: its {what} is cut short, or inflates to more than {limit} bytes")
+    return found
+
+
+def _packed(bits: Bits) -> bytes:
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
 def _bits(data: bytes, at: int, count: int, what: str) -> tuple[Bits, int]:

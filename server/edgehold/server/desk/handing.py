@@ -168,7 +168,7 @@ def packed(wish: Wish, found: Committed, network: Network, manifest: Manifest) -
     elif wish.form == "vote":
         form, model = "vote", voted(found, network.onnx)
         method = registry.vote(manifest.method)
-        graph = vote_file.decode(model).onnx(method.draw)
+        graph = vote_file.decode(model, lambda name: method.draw).onnx(method.draw)
     parity = onnx_parity.certify(network, graph, wish.records, calibrated, len(model))
     run = Graph(graph, "the exported graph")
     check, shape = onnx_parity.check(network, run, loose=wish.int8)
@@ -194,7 +194,7 @@ def voted(found: Committed, graph: bytes) -> bytes:
         )
     left = method.left(found.state, found.settings, found.schema)
     vote = vote_file.of(name, found.plan.run.seed, found.schema, left, found.weights, bare, method.draw)
-    return vote_file.encode(vote)
+    return vote_file.encode(vote, method.draw)
 
 
 def hypernetwork(
