@@ -17,6 +17,7 @@ from torch import nn
 from edgehold.core import torch_together
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.task import LocalTraining
+from edgehold.core.torch_dense import Dense
 from edgehold.core.vectors import Array, FloatArray, Schema, Tensor
 
 _TEST_BATCH = 4096
@@ -66,6 +67,7 @@ class TorchTask:
             else:
                 self._frozen.append(place)
             at = place.stop
+        self._dense = Dense.of(self._module, self.loss)
 
     def with_records(self, train_data: tuple[Any, Any] | None, test_data: tuple[Any, Any] | None = None) -> "TorchTask":
         """The task of another device: other records, the same model, loss and metrics.
@@ -141,10 +143,10 @@ class TorchTask:
         with self._seeded(int(rng.integers(1 << 62))):
             begin(self._flat)
             self._module.train()
+            differentiate = self._differentiator()
             for batch in _batches(len(inputs), how, rng):
                 rows = torch.from_numpy(batch).to(self.device)
-                self._gradient.zero_()
-                self.loss(self._module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
+                differentiate(inputs.index_select(0, rows), targets.index_select(0, rows))
                 step(self._flat, self._gradient)
 
     def batches(self, how: LocalTraining, rng: np.random.Generator) -> Iterator[tuple[TorchTensor, TorchTensor]]:
@@ -206,15 +208,14 @@ class TorchTask:
     def _descend(self, start: FloatArray, how: LocalTraining, batches: Iterable[Array]) -> FloatArray:
         assert self._train is not None
         inputs, targets = self._train
-        flat, gradient, loss, module = self._flat, self._gradient, self.loss, self._module
+        flat, gradient, differentiate = self._flat, self._gradient, self._differentiator()
         self.load(start)
         anchor = flat.clone() if how.proximal else None
         velocity = torch.zeros_like(flat) if how.momentum else None
-        module.train()
+        self._module.train()
         for batch in batches:
             rows = torch.from_numpy(batch).to(self.device)
-            gradient.zero_()
-            loss(module(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
+            differentiate(inputs.index_select(0, rows), targets.index_select(0, rows))
             if how.weight_decay:
                 gradient.add_(flat, alpha=how.weight_decay)
             if anchor is not None:
@@ -224,6 +225,18 @@ class TorchTask:
             step = gradient if velocity is None else velocity.mul_(how.momentum).add_(gradient)
             flat.add_(step, alpha=-how.learning_rate)
         return flat.cpu().numpy().copy()
+
+    def _differentiator(self) -> Callable[[TorchTensor, TorchTensor], None]:
+        """(inputs, targets) of a batch -> the gradient of the mean loss, in the flat gradient."""
+        if self._dense is not None and self._train is not None and self._dense.takes(*self._train):
+            return self._dense.differentiate
+        gradient, loss, module = self._gradient, self.loss, self._module
+
+        def by_autograd(inputs: TorchTensor, targets: TorchTensor) -> None:
+            gradient.zero_()
+            loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
+
+        return by_autograd
 
     def evaluate(self, weights: FloatArray) -> dict[str, float]:
         """Loss and metrics on the test data; {} without any."""

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from edgehold.client.data.catalogue import DATASETS, load
+from edgehold.client.data.dataset import Split
 from edgehold.client.data.deal import Deal, deal
 from edgehold.core.errors import ConfigError
 
@@ -20,4 +22,15 @@ def deal_once(dataset: str, path: str, devices: int, how: Mapping[str, Any]) -> 
 
 @lru_cache(maxsize=4)
 def _kept(dataset: str, path: str, devices: int, how: str) -> Deal:
-    return deal(dataset, path, devices=devices, **json.loads(how))
+    return deal(dataset, path, devices=devices, source=_loaded, **json.loads(how))
+
+
+def _loaded(dataset: str, path: str, seed: int, verify: bool, data: Mapping[str, Any] | None) -> Split:
+    if dataset in DATASETS and DATASETS[dataset].official:
+        return _official(dataset, path, verify, json.dumps(dict(data or {}), sort_keys=True))
+    return load(dataset, path, seed, verify, data)
+
+
+@lru_cache(maxsize=2)
+def _official(dataset: str, path: str, verify: bool, data: str) -> Split:
+    return load(dataset, path, 0, verify, json.loads(data))

@@ -15,21 +15,23 @@ from edgehold.core.errors import ConfigError
 class Entry:
     """load: (path, *, seed, verify, ...) -> `Split`. model: the usual one. scale: "none", "standard" or "log".
 
-    skewed: some classes are rare, so accuracy alone says little.
+    skewed: some classes are rare, so accuracy alone says little. official: split into training and test part by its makers, so
+    that every seed loads the same.
     """
 
     load: Callable[..., Split]
     model: str
     scale: str = "none"
     skewed: bool = False
+    official: bool = False
 
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(images.digits, "mlp"),
     "moon": Entry(moon.moon, "mlp"),
-    "mnist": Entry(images.mnist, "small-cnn"),
-    "fashion-mnist": Entry(images.fashion_mnist, "small-cnn"),
-    "cifar10": Entry(cifar.cifar10, "resnet"),
+    "mnist": Entry(images.mnist, "small-cnn", official=True),
+    "fashion-mnist": Entry(images.fashion_mnist, "small-cnn", official=True),
+    "cifar10": Entry(cifar.cifar10, "resnet", official=True),
     "unsw-nb15": Entry(intrusion.unsw_nb15, "mlp", "log", skewed=True),
     "nsl-kdd": Entry(intrusion.nsl_kdd, "mlp", "log", skewed=True),
     "iot-ids": Entry(intrusion.iot_ids, "mlp", "log", skewed=True),

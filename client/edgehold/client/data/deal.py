@@ -1,6 +1,6 @@
 """A data set dealt to devices: loaded once, split by seed, one device's records at a time. No PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +61,15 @@ def deal(
     seed: int = 0,
     verify: bool = True,
     data: Mapping[str, Any] | None = None,
+    source: Callable[..., Split] = load,
 ) -> Deal:
     """Load `dataset` and divide its training records over `devices`; the same arguments give the same deal anywhere.
 
     scale: "none", "standard", "log" (heavy tails first), "" for what suits; means and deviations are those of the whole
-    training part, which every process reads.
+    training part, which every process reads. source: called like `load`, by processes that keep what they have loaded.
     """
     one_of("partition", partition, PARTITIONS)
-    split = load(dataset, path, seed, verify, data)
+    split = source(dataset, path, seed, verify, data)
     scale = one_of("scale", scale or DATASETS[dataset].scale, ("none", "standard", "log"))
     if scale != "none":
         if split.train.raw.ndim != 2 or split.train.raw.dtype == np.int64:

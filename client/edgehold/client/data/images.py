@@ -1,5 +1,6 @@
 """Digits, MNIST and Fashion-MNIST: grey images as uint8, seen by models as float32 in 0..1."""
 
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -46,17 +47,24 @@ def mnist(path: str | Path, *, seed: int = 0, verify: bool = True) -> Split:
 
 def digits(path: str | Path = "", *, seed: int = 0, verify: bool = True) -> Split:
     """1,437 + 360 digits of 8 x 8 from scikit-learn: raw (n, 64) float32 in 0..1. `seed` draws the split; no path."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError:
-        raise ConfigError("the digits need scikit-learn; install edgehold[eval]") from None
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _digits()
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
     raw = (pixels / 16.0).astype(np.float32)
     data = pixels.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
     content = check(Path("sklearn.datasets.load_digits"), data, _DIGITS, verify)
     whole = Dataset("digits", raw, labels.astype(np.int64), names, tuple("0123456789"), "scikit-learn", combined([content]))
     return Split.of(whole, TEST_DIGITS / len(raw), seed)
+
+
+@cache
+def _digits() -> tuple[Array, Array]:
+    """Pixels and labels; scikit-learn reads a text file at every call."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise ConfigError("the digits need scikit-learn; install edgehold[eval]") from None
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels, labels
 
 
 def parse_idx(data: bytes, where: str) -> Array:
