@@ -228,6 +228,18 @@ def test_reconstructions_are_matched_so_that_errors_sum_to_least() -> None:
     assert score(np.zeros((0, 2)), truth_of).median == -CEILING
 
 
+def test_one_step_is_the_gradient_of_one_batch_and_shows_it() -> None:
+    task = device(8, 8)
+    x, _ = truth(task)
+    one = seen(task, 3, batch_size=1, local_epochs=2, local_steps=1)
+    assert (one.steps, one.records) == (1, 1)
+    found = catalogue.find("closed-form").invert(one, aim(1)).images
+    assert max(psnr(found[0], record) for record in x) > 100
+    assert seen(task, 3, batch_size=5, local_steps=1).records == 5
+    assert seen(task, 3, batch_size=8, local_epochs=5, local_steps=3).steps == 3
+    assert seen(task, 3, batch_size=8, local_epochs=2, local_steps=3).steps == 2
+
+
 def test_what_cannot_be_inverted_says_why() -> None:
     task = device(8, 2)
     with pytest.raises(ConfigError, match="did you mean"):

@@ -42,7 +42,7 @@ class Steady:
         return np.zeros(3, np.float32)
 
     def train(self, start: Any, how: LocalTraining, rng: Any) -> Any:
-        assert how.epochs == 1
+        assert how.epochs == 1 or how.steps
         return 2 * start + 1
 
     def evaluate(self, weights: Any) -> dict[str, float]:
@@ -56,6 +56,8 @@ def test_training_within_a_mask_by_hand() -> None:
     assert within.train(start, LocalTraining(epochs=2), stream(0)).tolist() == [7.0, 1.0, 5.0]
     assert start.tolist() == [1.0, 1.0, 5.0]
     assert within.evaluate(start) == {"first": 1.0}
+    # Batches that are counted over all epochs are one training: once 2 w + 1.
+    assert within.train(start, LocalTraining(epochs=2, steps=1), stream(0)).tolist() == [3.0, 1.0, 5.0]
 
 
 TASK = make_task("digits", 0, 4, limit=60, model="mlp", net={"hidden": [8]})

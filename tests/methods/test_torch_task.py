@@ -37,6 +37,9 @@ def task(model: Callable[[], nn.Module] = mlp) -> TorchTask:
         LocalTraining(epochs=2, batch_size=8, learning_rate=0.1),
         LocalTraining(epochs=2, batch_size=8, learning_rate=0.1, momentum=0.9, weight_decay=0.01),
         LocalTraining(epochs=2, batch_size=64, learning_rate=0.1, proximal=0.5),
+        LocalTraining(epochs=2, batch_size=8, learning_rate=0.1, steps=1),
+        LocalTraining(epochs=2, batch_size=8, learning_rate=0.1, momentum=0.9, steps=9),  # two of the second epoch
+        LocalTraining(epochs=2, batch_size=8, learning_rate=0.1, steps=100),
     ],
 )
 def test_training_equals_torch_sgd(how: LocalTraining) -> None:
@@ -50,10 +53,14 @@ def test_training_equals_torch_sgd(how: LocalTraining) -> None:
     rng = stream(1)
     rng.integers(1 << 62)  # the seed of torch's own generator
     optimiser = torch.optim.SGD(model.parameters(), how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay)
+    taken = 0
     for _ in range(how.epochs):
         order = rng.permutation(50)
         for at in range(0, 50, how.batch_size):
             rows = order[at : at + how.batch_size]
+            taken += 1
+            if 0 < how.steps < taken:
+                break
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(model(torch.from_numpy(X[rows])), torch.from_numpy(Y[rows]))
             flat = nn.utils.parameters_to_vector(model.parameters())

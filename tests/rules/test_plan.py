@@ -168,6 +168,8 @@ def test_client_momentum_by_hand() -> None:
     codec = registry.codec("fedavg", None)
     sent = codec.encode_order(replace(order, training=Training()))
     assert codec.decode_order(sent, SCHEMA).client_momentum == 0.5
+    few = codec.encode_order(replace(order, training=Training(local_steps=3)))
+    assert codec.decode_order(few, SCHEMA).training.local_steps == 3
     for bad in (-0.1, 1.0, float("nan")):
         with pytest.raises(OutsideLaw, match="client momentum"):
             codec.decode_order(codec.encode_order(replace(order, client_momentum=bad)), SCHEMA)

@@ -23,6 +23,8 @@ class LocalTraining:
     weight_decay: float = 0.0
     proximal: float = 0.0
     """Coefficient mu of mu/2 * ||w - w_global||^2 added to the loss (FedProx, Li et al. 2020); 0 for none."""
+    steps: int = 0
+    """Batches at most, of all epochs together; 0: all of them. 1 is one gradient of one random batch, as in distributed SGD."""
 
 
 @runtime_checkable

@@ -294,10 +294,14 @@ class _Seeded:
 
 
 def _batches(records: int, how: LocalTraining, rng: np.random.Generator) -> Iterator[Array]:
+    left = how.steps or how.epochs * records
     for _ in range(how.epochs):
         order = rng.permutation(records)
         for start in range(0, records, how.batch_size):
             yield order[start : start + how.batch_size]
+            left -= 1
+            if not left:
+                return
 
 
 def _tensor(values: Any) -> TorchTensor:

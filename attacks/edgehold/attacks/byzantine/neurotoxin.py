@@ -34,10 +34,11 @@ class Within(OtherTraining):
     mask: Array
 
     def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
-        """See `Task`; after every epoch all other coordinates are what they were at the start."""
+        """See `Task`; after every epoch (at the end with `how.steps`) other coordinates are what they were at the start."""
         weights = start
-        for _ in range(how.epochs):
-            weights = np.where(self.mask, self.task.train(weights, replace(how, epochs=1), rng), start)
+        for _ in range(1 if how.steps else how.epochs):
+            part = how if how.steps else replace(how, epochs=1)
+            weights = np.where(self.mask, self.task.train(weights, part, rng), start)
         return weights
 
 

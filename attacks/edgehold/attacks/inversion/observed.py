@@ -125,7 +125,11 @@ def observe(method: str, order: Any, update: Any, schema: Schema) -> Observed:
         # Sums of clipped gradients over a fixed batch size, with noise: nothing tells how many records there were.
         return Observed(schema, start, change, how.learning_rate, how.steps_per_round, guard="noise")
     guard = "a running mean of the client's changes" if getattr(order, "client_momentum", 0.0) else ""
+    epochs, records = how.local_epochs, update.samples
+    if how.local_steps:
+        # At least one step an epoch; the only step there is saw one batch.
+        epochs = min(epochs, how.local_steps)
+        records = min(records, how.batch_size) if how.local_steps == 1 else records
     return Observed(
-        schema, start, change, how.learning_rate, how.local_epochs, how.batch_size, how.weight_decay, how.momentum,
-        update.samples, guard,
-    )  # fmt: skip
+        schema, start, change, how.learning_rate, epochs, how.batch_size, how.weight_decay, how.momentum, records, guard
+    )

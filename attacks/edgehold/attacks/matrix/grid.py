@@ -117,9 +117,10 @@ class Grid:
         there, guard = self.data[data], self.defences[defence]
         liars = liars_of(there.honest, share)
         lie = self._lie(attack)
+        usual = {"hidden": [32]} if there.model == "mlp" else {}
         dealt = {
-            "dataset": there.dataset, "partition": there.partition, "holders": there.honest, "seed": seed, "model": "mlp",
-            "net": {**there.net, **guard.net},
+            "dataset": there.dataset, "partition": there.partition, "holders": there.honest, "seed": seed, "model": there.model,
+            "net": {**usual, **there.net, **guard.net},
         }  # fmt: skip
         dealt |= {"alpha": there.alpha, "min_records": there.min_records} if there.partition == "dirichlet" else {}
         more = {"limit": there.limit, "test_limit": there.test_limit, "scale": guard.scale or there.scale}

@@ -22,7 +22,8 @@ class Data(Config, frozen=True, kw_only=True):
 
     dataset: its name; all but "digits" lie in a folder of that name in the data folder. optional: left out, with a note in the
     report, where that folder is missing. honest: devices that hold the records; liars come on top. limit: records of each;
-    test_limit: of the server. net: of the model `mlp`. training: of methods that send changes of the model.
+    test_limit: of the server. model, net: its name and options; a perceptron with 32 hidden units. training: of methods that
+    send changes of the model.
     classes, source, target: how many there are; the class that targeted flips take and the one that they and triggers make.
     """
 
@@ -36,7 +37,8 @@ class Data(Config, frozen=True, kw_only=True):
     limit: int | None = None
     test_limit: int | None = None
     scale: str = ""
-    net: dict[str, Any] = msgspec.field(default_factory=lambda: {"hidden": [32]})
+    model: str = "mlp"
+    net: dict[str, Any] = msgspec.field(default_factory=dict)
     training: dict[str, Any] = msgspec.field(default_factory=dict)
     classes: Annotated[int, msgspec.Meta(ge=2)] = 10
     source: int = 7

@@ -143,6 +143,7 @@ class FedAvgTask(_message.Message):
     PROXIMAL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     CLIENT_MOMENTUM_FIELD_NUMBER: _builtins.int
+    LOCAL_STEPS_FIELD_NUMBER: _builtins.int
     local_epochs: _builtins.int
     batch_size: _builtins.int
     learning_rate: _builtins.float
@@ -154,6 +155,8 @@ class FedAvgTask(_message.Message):
     """Training seed of the run: device streams are derived from it, so a repeated task trains the same way."""
     client_momentum: _builtins.float
     """Beta of the running mean of its changes that a device sends instead of the change itself; 0 is the change."""
+    local_steps: _builtins.int
+    """Batches at most, of all epochs together; 0 is all of them."""
     def __init__(
         self,
         *,
@@ -165,10 +168,11 @@ class FedAvgTask(_message.Message):
         proximal: _builtins.float = ...,
         seed: _builtins.int = ...,
         client_momentum: _builtins.float = ...,
+        local_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "client_momentum", b"client_momentum", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "momentum", b"momentum", "proximal", b"proximal", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "client_momentum", b"client_momentum", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "local_steps", b"local_steps", "momentum", b"momentum", "proximal", b"proximal", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,7 @@ class FedAvgClient:
                 momentum=how.momentum,
                 weight_decay=how.weight_decay,
                 proximal=how.proximal,
+                steps=how.local_steps,
             ),
             rng,
         )

@@ -32,6 +32,7 @@ class FedAvgCodec:
             proximal=how.proximal,
             seed=order.seed,
             client_momentum=order.client_momentum,
+            local_steps=how.local_steps,
         )
         return Payload(TaskHeader(fedavg=task).SerializeToString(deterministic=True), order.model.blob)
 

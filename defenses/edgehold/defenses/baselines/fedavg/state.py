@@ -19,6 +19,8 @@ class Training(Config, frozen=True, kw_only=True):
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """Coefficient mu of the FedProx term; 0 is plain FedAvg."""
+    local_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    """Batches at most, of all epochs together; 0: all of them, 1: distributed SGD, one random batch a round."""
 
 
 class Settings(Training, frozen=True, kw_only=True):
