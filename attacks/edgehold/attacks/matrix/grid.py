@@ -278,11 +278,21 @@ def liars_of(honest: int, share: float) -> int:
 def plan_of(cell: Cell) -> str:
     """The run as a plan."""
     clients = cell["honest"] + cell["liars"]
-    # Updates that are refused are missing, whoever sends them.
-    more = {"quorum": cell["honest"]} if cell["lie"].get("name") == "not_finite" else {}
-    return whole_cohort(
-        "matrix", cell["rounds"], cell["seed"], clients, cell["rounds"], cell["method"], max_attempts=1, **more
-    )  # fmt: skip
+
+    def plan(quorum: int) -> str:
+        return whole_cohort(
+            "matrix", cell["rounds"], cell["seed"], clients, cell["rounds"], cell["method"], max_attempts=1, quorum=quorum
+        )
+
+    if not cell["lie"]:
+        return plan(clients)
+    # Liars whose updates are refused are missing, which must not stop the others. A rule may need more of them than are left.
+    fewest = plan(cell["honest"])
+    try:
+        parse_plan(fewest, methods.method)
+    except ConfigError:
+        return plan(clients)
+    return fewest
 
 
 def known_rule(cell: Cell) -> ServerRule:

@@ -19,7 +19,6 @@ from edgehold.attacks.eval.named import Named
 from edgehold.attacks.matrix import audits
 from edgehold.attacks.matrix.grid import known_rule, plan_of
 from edgehold.attacks.matrix.plan import granted
-from edgehold.core.errors import FlError
 from edgehold.core.plan import parse_plan
 from edgehold.defenses import registry as methods
 from edgehold.server import engine
@@ -67,12 +66,14 @@ def play(cell: Cell, data: Path | None) -> dict[str, float]:
     own: Any = fleet.own_copy()
     plan, settings = parse_plan(plan_of(cell), methods.method)
     classes, source, target = cell["aim"]
-    how = _liars(cell, list(fleet)[cell["honest"] :])
+    members = list(fleet)
+    honest, liars = frozenset(members[: cell["honest"]]), members[cell["honest"] :]
+    how = _liars(cell, liars)
     try:
         result = engine.run(plan, settings, fleet, own, **how)
-    except FlError as error:
-        # Honest updates are refused once they are no longer finite: liars have blown up the model.
-        if not how or "not_finite" not in error.message or "updates admitted" not in error.message:
+    except engine.TooFewAdmitted as error:
+        # Honest updates are refused once they are infinite or longer than any law allows: liars have blown up the model.
+        if not how or not error.refused & honest:
             raise
         return {"accuracy": 1.0 / classes, "recall": 0.0, "resisted": 0.0, "resisted_bars": 0.0, "broken": 1.0}
     weights, last = result.model.whole(), result.rounds[-1]

@@ -10,8 +10,19 @@ was killed go on, `Conspiracy` is the seam for attackers who know the whole roun
 from edgehold.server.engine.conspiracy import Conspiracy, View
 from edgehold.server.engine.fleet import VirtualFleet
 from edgehold.server.engine.masked import GroupView, SumLiars
-from edgehold.server.engine.result import Result, model_digest
+from edgehold.server.engine.result import Result, TooFewAdmitted, model_digest
 from edgehold.server.engine.run import run
 from edgehold.server.engine.store import Store
 
-__all__ = ["Conspiracy", "GroupView", "Result", "Store", "SumLiars", "View", "VirtualFleet", "model_digest", "run"]
+__all__ = [
+    "Conspiracy",
+    "GroupView",
+    "Result",
+    "Store",
+    "SumLiars",
+    "TooFewAdmitted",
+    "View",
+    "VirtualFleet",
+    "model_digest",
+    "run",
+]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgehold.core.contract import Facts
+from edgehold.core.errors import FlError
 from edgehold.core.vectors import Vector, blocks
 
 
@@ -20,6 +21,14 @@ class Result:
     rounds: list[Facts]
     rejected: Mapping[str, int] = field(default_factory=dict)
     suspected: Mapping[str, float] = field(default_factory=dict)
+
+
+class TooFewAdmitted(FlError):
+    """A round that all its attempts could not close. refused: clients whose updates were refused in the last of them."""
+
+    def __init__(self, message: str, refused: frozenset[str]) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 def model_digest(model: Vector) -> bytes:

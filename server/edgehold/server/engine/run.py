@@ -21,7 +21,7 @@ from edgehold.server.engine.conspiracy import Conspiracy, View
 from edgehold.server.engine.fleet import VirtualFleet
 from edgehold.server.engine.hands import Hands
 from edgehold.server.engine.masked import Book, MaskedRounds, SumLiars
-from edgehold.server.engine.result import Result, model_digest
+from edgehold.server.engine.result import Result, TooFewAdmitted, model_digest
 from edgehold.server.engine.shelf import Shelf
 from edgehold.server.engine.store import Store
 from edgehold.server.engine.work import Setting, travelled
@@ -123,6 +123,7 @@ class _Play:
         if conspiracy and not conspiracy.members <= set(available):
             raise FlError(f"conspirators {sorted(conspiracy.members - set(available))}, who are no clients of this run")
         self.rejected: Counter[str] = Counter()
+        self._refused: set[str] = set()
         # What was admitted in the newest round, as it travelled, where the devices of the next one read it.
         self.letters: dict[str, bytes] = {}
         self._peers = registry.method(str(plan.method["name"])).needs(None).peers
@@ -144,7 +145,7 @@ class _Play:
             waiting = [*first, *(spare for spare in cohort if spare not in set(first))]
             admitted: dict[str, Any] = {}
             self.letters = {}
-            self._sent = {}
+            self._sent, self._refused = {}, set()
             up = batched = 0
             # Whoever is asked next only stands in for somebody rejected, so that as many are asked as are missing.
             while waiting and len(admitted) < size:
@@ -164,9 +165,10 @@ class _Play:
                 if hands.batch:
                     facts["clients_batched"] = float(batched)
                 return self._weighted(admitted), facts
-        raise FlError(
+        raise TooFewAdmitted(
             f"round {number}: {len(admitted)} updates admitted in the last of {plan.cohort.max_attempts} attempts; "
-            f"{plan.quorum} are needed (refusals so far: {dict(self.rejected)})"
+            f"{plan.quorum} are needed (refusals so far: {dict(self.rejected)})",
+            frozenset(self._refused),
         )
 
     def _ask(
@@ -180,7 +182,7 @@ class _Play:
         for answer in hands.work(number, order, asked):
             batched += answer.batched
             if answer.refused is not None:
-                self.rejected[answer.refused.code] += 1
+                self._refuse(answer.client, answer.refused)
                 continue
             lies = answer.client in members
             up += 0 if lies else len(answer.header) + len(answer.body)
@@ -210,8 +212,12 @@ class _Play:
                 self.letters[client] = Container.prefix(sent) + bytes(sent.body.read(0, sent.body.size))
             return update
         except RejectedUpdate as error:
-            self.rejected[error.code] += 1
+            self._refuse(client, error)
             return None
+
+    def _refuse(self, client: str, why: RejectedUpdate) -> None:
+        self.rejected[why.code] += 1
+        self._refused.add(client)
 
     def _view(self, number: int, state: Any, order: Payload, known: Mapping[str, Any], own: dict[str, Any]) -> View:
         honest = {client: known[client] for client in sorted(known) if client not in own}
