@@ -1,0 +1,19 @@
+"""The order of the files: the longest first, so that neither worker is left alone with one of them at the end."""
+
+import pytest
+
+LONGEST = (
+    "matrix/test_artefact.py", "crash/test_letters.py", "crash/test_masked.py", "eval/test_reproductions.py",
+    "crash/test_private.py", "crash/test_votes.py", "demo/test_demo.py", "masks/test_exact.py", "network/test_same_model.py",
+)  # fmt: skip
+"""Files that take longer than half a minute, from the longest on; `scripts/test --durations=0` says which."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Stable, so that every file keeps the order of its tests."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.as_posix()
+        return next((at for at, name in enumerate(LONGEST) if file.endswith(f"tests/{name}")), len(LONGEST))
+
+    items.sort(key=place)
