@@ -120,7 +120,9 @@ def _case(folder: Path, case: Case, options: Options) -> Iterator[Row]:
     yield Row(case.work, seconds, "s", case.target, limit=physical, load=load, note=note)
     what = case.work.removeprefix("round, ").removeprefix("round of ")
     peak = f"peak after {rounds} rounds"
-    yield Row(f"server memory, {what}", server, "MiB", case.memory, load=load, note=peak)
+    flat = (2.5 * size + 150e6) / MIB
+    bound = min(flat, case.memory or flat)
+    yield Row(f"server memory, {what}", server, "MiB", bound, load=load, note=f"{peak}; 2.5 payloads + 150 MB: {flat:.0f} MiB")
     per = "the largest process" if processes == case.clients else f"the largest of {processes} processes"
     yield Row(f"client memory, {what}", client, "MiB", None, load=load, note=f"{peak}, {per}")
     if case.processes:

@@ -60,10 +60,11 @@ def serve(log_format: Any, log_level: str, home: Path, as_json: bool) -> None:
     """
     import asyncio
 
-    from edgehold.core import logs
+    from edgehold.core import allocator, logs
     from edgehold.server.config import load
     from edgehold.server.daemon import Daemon
 
+    allocator.few_arenas()
     logs.setup("json" if as_json else log_format, log_level)
 
     def ready(daemon: Daemon) -> None:
