@@ -1,5 +1,7 @@
 """The order of the files: the longest first, so that neither worker is left alone with one of them at the end."""
 
+from pathlib import Path
+
 import pytest
 
 LONGEST = (
@@ -11,6 +13,8 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Stable, so that every file keeps the order of its tests."""
+    if gone := [name for name in LONGEST if not (Path(__file__).parent / name).is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py orders files that are not there: {', '.join(gone)}")
 
     def place(item: pytest.Item) -> int:
         file = item.path.as_posix()

@@ -134,6 +134,16 @@ def test_every_other_model_goes_through_autograd(name: str) -> None:
     assert got.tobytes() == want.tobytes()
 
 
+def test_a_hook_that_is_hung_on_later_is_called() -> None:
+    task, seen = task_of(MODELS["two"], PLAIN), list[int]()
+    assert knows(task)
+    handle = task.module.register_forward_hook(lambda layer, inputs, output: seen.append(len(output)))
+    task.train(task.initial(0), LocalTraining(epochs=1, batch_size=6), np.random.default_rng(1))
+    assert seen == [6, 6, 6, 5]
+    handle.remove()
+    assert knows(task)
+
+
 def test_records_that_cross_entropy_reads_otherwise_go_through_autograd() -> None:
     module = MODELS["two"]()
     for parameter in module.parameters():

@@ -1,27 +1,18 @@
 """Where the real files are, and small stand-ins in the same formats."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-ROOT = Path(__file__).parents[2]
+from tests.support import real_data
 
 
 @pytest.fixture
 def real() -> Callable[[str], Path]:
-    """Folder of a real data set below EDGEHOLD_TEST_DATA (default ../shared/data); skips where it is absent."""
-
-    def folder(name: str) -> Path:
-        place = Path(os.environ.get("EDGEHOLD_TEST_DATA") or ROOT / ".." / "shared" / "data") / name
-        if not place.is_dir():
-            pytest.skip(f"no {name} below EDGEHOLD_TEST_DATA; docs/data.md says where a person gets it")
-        return place
-
-    return folder
+    """Folder of a real data set by name; skips where it is absent."""
+    return real_data.folder
 
 
 @pytest.fixture

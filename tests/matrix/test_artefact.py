@@ -1,17 +1,16 @@
 """What continuous integration keeps: the page of the ready matrix `quick`."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.support.real_data import DATA
 
 from edgehold.attacks.eval.app import main
 
 KEPT = Path(__file__).parents[2] / "build" / "report-quick"
 """Not in a folder that the test run takes away again."""
-DATA = Path(os.environ.get("EDGEHOLD_TEST_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data").resolve()
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Gradients of perceptrons under cross-entropy, written out: what autograd computes, bit for bit, without its bookkeeping.
 
-For a small model most of a step is that bookkeeping (`./scripts/bench step`). `TorchTask` asks `Dense.of` once per model;
+For a small model most of a step is that bookkeeping (docs/benchmarks.md). `TorchTask` asks `Dense.of` once per model;
 whatever it does not know goes through autograd.
 """
 
@@ -27,16 +27,16 @@ class _Layer:
 class Dense:
     """Linear layers with ReLU behind any of them but the last, and mean cross-entropy against class indices.
 
-    layers: first to last; flattens: records of more than one axis are laid out flat first.
+    module: whose they are; layers: first to last; flattens: records of more than one axis are laid out flat first.
     """
 
-    def __init__(self, layers: Sequence[_Layer], flattens: bool) -> None:
-        self._layers, self._flattens = tuple(layers), flattens
+    def __init__(self, module: nn.Module, layers: Sequence[_Layer], flattens: bool) -> None:
+        self._module, self._layers, self._flattens = module, tuple(layers), flattens
 
     @classmethod
     def of(cls, module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> "Dense | None":
         """For exactly such a model, all of whose parameters are trained and have a `grad`; None for every other."""
-        if loss is not nn.functional.cross_entropy or type(module) is not nn.Sequential or _watched(module):
+        if loss is not nn.functional.cross_entropy or type(module) is not nn.Sequential:
             return None
         parts = list(module)
         flattens = bool(parts) and type(parts[0]) is nn.Flatten and (parts[0].start_dim, parts[0].end_dim) == (1, -1)
@@ -54,13 +54,16 @@ class Dense:
         # A layer that occurs twice has more than one slope to add up.
         if not layers or len({id(part) for part in parts}) < len(parts) or layers[-1].bent:
             return None
-        return cls(layers, flattens)
+        return cls(module, layers, flattens)
 
     def takes(self, inputs: Tensor, targets: Tensor) -> bool:
-        """Whether cross-entropy reads these records as it is written here: float32, one class index of 0 or more each."""
+        """Whether cross-entropy reads these records as it is written here: float32, one class index of 0 or more each; and
+        whether nobody hangs on to what passes through the model.
+        """
         shaped = self._flattens or inputs.dim() == 2
         plain = inputs.dtype == torch.float32 and targets.dtype == torch.int64 and targets.dim() == 1
-        return shaped and plain and bool((targets >= 0).all())
+        watched = any(getattr(part, hook) for part in self._module.modules() for hook in _HOOKS)
+        return shaped and plain and not watched and bool((targets >= 0).all())
 
     def differentiate(self, inputs: Tensor, targets: Tensor) -> None:
         """Overwrite every parameter's `grad` with that of the mean loss over a batch; autograd is left nothing to follow."""
@@ -84,8 +87,3 @@ class Dense:
                 slope = torch.mm(slope, layer.weight)
                 if self._layers[place - 1].bent:
                     slope = torch.ops.aten.threshold_backward(slope, before, 0)
-
-
-def _watched(module: nn.Module) -> bool:
-    """Whether somebody hangs on to what passes through."""
-    return any(getattr(part, hook) for part in module.modules() for hook in _HOOKS)

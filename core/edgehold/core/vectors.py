@@ -7,11 +7,11 @@ never modified.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod, sqrt
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ class Vector:
     blob: its size must be a whole number of items, else `WrongShape`.
     """
 
-    __slots__ = ("_fill", "_offset", "blob", "dtype", "size")
+    __slots__ = ("_filling", "_offset", "blob", "dtype", "size")
 
     def __init__(self, blob: Blob, dtype: str = "<f4") -> None:
         self.blob = blob
@@ -101,7 +101,7 @@ class Vector:
         while isinstance(blob, Part):
             self._offset, blob = self._offset + blob.offset, blob.whole
         # Asked for by name: to ask whether a blob keeps a protocol takes longer than to read a small model.
-        self._fill: Callable[[int, int, memoryview], None] | None = getattr(blob, "read_into", None)
+        self._filling = cast(Filling, blob) if hasattr(blob, "read_into") else None
 
     @classmethod
     def of(cls, values: Array) -> "Vector":
@@ -118,17 +118,17 @@ class Vector:
     @property
     def fills(self) -> bool:
         """Whether reading costs fresh memory that `read_into` spares."""
-        return self._fill is not None
+        return self._filling is not None
 
     def read_into(self, start: int, stop: int, out: Array) -> Array:
         """Values start..stop: in the front of `out` where the blob fills memory, else as `read`.
 
         out: contiguous, of this type, longer than what is asked for by at least `SLACK` bytes.
         """
-        if self._fill is None:
+        if self._filling is None:
             return self.read(start, stop)
         lo, hi = (self._offset + at * self.dtype.itemsize for at in (start, stop))
-        self._fill(lo, hi, out.data.cast("B"))
+        self._filling.read_into(lo, hi, out.data.cast("B"))
         return out[: stop - start]
 
     def whole(self) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +39,8 @@ def grid(
     figure.savefig(path, dpi=110)
 
 
-def _show(axes: object, image: Array, box: tuple[float, float]) -> None:
+def _show(axes: Any, image: Array, box: tuple[float, float]) -> None:
     low, high = box
     flat = np.clip((np.nan_to_num(np.asarray(image, np.float64)) - low) / max(high - low, 1e-12), 0, 1)
     drawn = np.moveaxis(flat, 0, -1) if len(flat) == 3 else flat[0]
-    axes.imshow(drawn, cmap=None if len(flat) == 3 else "gray", vmin=0, vmax=1, interpolation="nearest")  # type: ignore[attr-defined]
+    axes.imshow(drawn, cmap=None if len(flat) == 3 else "gray", vmin=0, vmax=1, interpolation="nearest")

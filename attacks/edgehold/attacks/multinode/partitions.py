@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from edgehold.attacks.multinode.backend import Backend
 from edgehold.attacks.multinode.config import Testbed
@@ -34,7 +35,7 @@ class Partitions:
             else:
                 self.backend.cut(client)
             self.done.append((number, client, seconds))
-            self._off[client] = _after(seconds, lambda client=client: self._heal(client))  # type: ignore[misc]
+            self._off[client] = _after(seconds, partial(self._heal, client))
 
     def end(self) -> None:
         """Put back whoever is off still; raises what went wrong meanwhile."""
