@@ -18,6 +18,7 @@ from edgehold.core import torch_together
 from edgehold.core.errors import ConfigError, WrongShape
 from edgehold.core.task import LocalTraining
 from edgehold.core.torch_dense import Dense
+from edgehold.core.torch_pixels import layout_for
 from edgehold.core.vectors import Array, FloatArray, Schema, Tensor
 
 _TEST_BATCH = 4096
@@ -68,6 +69,7 @@ class TorchTask:
                 self._frozen.append(place)
             at = place.stop
         self._dense = Dense.of(self._module, self.loss)
+        self._layout = layout_for(self._module, self.device)
 
     def with_records(self, train_data: tuple[Any, Any] | None, test_data: tuple[Any, Any] | None = None) -> "TorchTask":
         """The task of another device: other records, the same model, loss and metrics.
@@ -160,7 +162,7 @@ class TorchTask:
             self._module.train()
             for batch in _batches(len(inputs), how, rng):
                 rows = torch.from_numpy(batch).to(self.device)
-                yield inputs[rows], targets[rows]
+                yield self._layout(inputs[rows]), targets[rows]
 
     def companions(self, how: LocalTraining) -> Hashable | None:
         """Tasks with equal keys may be trained together (`edgehold.core.torch_together`); None: not this one."""
@@ -230,11 +232,11 @@ class TorchTask:
         """(inputs, targets) of a batch -> the gradient of the mean loss, in the flat gradient."""
         if self._dense is not None and self._train is not None and self._dense.takes(*self._train):
             return self._dense.differentiate
-        gradient, loss, module = self._gradient, self.loss, self._module
+        gradient, loss, module, layout = self._gradient, self.loss, self._module, self._layout
 
         def by_autograd(inputs: TorchTensor, targets: TorchTensor) -> None:
             gradient.zero_()
-            loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            loss(module(layout(inputs)), targets).backward()  # type: ignore[no-untyped-call]
 
         return by_autograd
 
@@ -246,7 +248,7 @@ class TorchTask:
         self.load(weights)
         self._module.eval()
         with torch.no_grad():
-            parts = [self._module(part) for part in torch.split(inputs, _TEST_BATCH)]
+            parts = [self._module(self._layout(part)) for part in torch.split(inputs, _TEST_BATCH)]
             outputs = torch.cat(parts)
             scores = {"loss": float(self.loss(outputs, targets))}
             scores.update((name, float(metric(outputs, targets))) for name, metric in self.metrics.items())
