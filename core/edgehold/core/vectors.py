@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -206,7 +206,7 @@ def finite_norm(vector: Vector) -> float:
             squares[:] = values
             partial = float(np.add.reduce(np.multiply(squares, squares, out=squares)))
         # A square of a finite float32 is far from the largest float64: only a bad value makes the sum bad.
-        if not np.isfinite(partial):
+        if not isfinite(partial):
             bad = np.flatnonzero(~np.isfinite(values))
             if len(bad):
                 raise NotFinite(f"value {start + int(bad[0])} is {values[bad[0]]}; every value must be finite")
