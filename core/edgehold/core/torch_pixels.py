@@ -9,17 +9,20 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 Turn = Callable[[Tensor], Tensor]
+WIDEST = 64
+"""Most channels of a convolution up to which it pays: with up to 512 (conv8) the convolutions lose what the pools gain."""
 
 
 def layout_for(module: nn.Module, device: str) -> Turn:
     """What to do with a batch before `module` sees it on `device`: `by_pixel` where that pays and cannot matter, else nothing.
 
-    It pays for a max pool on a processor, and cannot matter in a chain of torch's own layers: somebody else's code may ask how
-    its input lies, as `Tensor.view` does.
+    It pays for a max pool between narrow layers on a processor, and cannot matter in a chain of torch's own layers: somebody
+    else's code may ask how its input lies, as `Tensor.view` does.
     """
     chain = type(module) is nn.Sequential and all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
     pools = any(isinstance(part, nn.MaxPool2d) for part in module.modules())
-    return by_pixel if device == "cpu" and chain and pools else as_it_lies
+    narrow = all(part.out_channels <= WIDEST for part in module.modules() if isinstance(part, nn.Conv2d))
+    return by_pixel if device == "cpu" and chain and pools and narrow else as_it_lies
 
 
 def by_pixel(images: Tensor) -> Tensor:

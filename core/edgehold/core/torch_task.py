@@ -113,6 +113,10 @@ class TorchTask:
         places = torch.from_numpy(rows).to(self.device)
         return self._train[0][places], self._train[1][places]
 
+    def laid_out(self, inputs: TorchTensor) -> TorchTensor:
+        """A batch as the model computes on it soonest, the same numbers (`edgehold.core.torch_pixels`)."""
+        return self._layout(inputs)
+
     def record(self) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and type of the inputs of one record; `ConfigError` when there is neither training nor test data."""
         held = self._train or self._test
