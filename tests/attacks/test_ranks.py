@@ -150,6 +150,25 @@ def test_the_closed_form_of_vem_is_not_the_one_that_flips_most() -> None:
     assert total["best"] >= total["press"] > max(total["vem"], total["reverse"])
 
 
+def test_press_flips_all_that_the_cap_allows() -> None:
+    """Two of ten who know the others' votes: every edge within the cap crosses the cut, where reversal moves hardly any."""
+    n, voters, liars = 200, 10, 2
+
+    def flips(lie: str, draw: int, cap: int | None) -> int:
+        rng = stream(3, "flips", draw)
+        lists = [listed((np.arange(n) + rng.normal(0, 10, n)).astype(np.float32)) for _ in range(voters)]
+        others = np.sum([inverse(one).astype(np.int64) for one in lists[liars:]], axis=0)
+        honest = set(listed(others)[n // 2 :].tolist())
+        lies = [LIES[lie](AllKnowing(lists[i], lists[:liars], voters, n // 2, cap, others)) for i in range(liars)]
+        return len(honest - set(voted([*lists[liars:], *lies])[n // 2 :].tolist()))
+
+    for cap in (5, 20):
+        assert [flips("press", draw, cap) for draw in range(5)] == [cap] * 5
+    for draw in range(5):
+        assert flips("press", draw, None) > 20 > 10 * flips("reverse", draw, None)
+        assert flips("vem", draw, None) <= 1
+
+
 # Through the protocol.
 
 
