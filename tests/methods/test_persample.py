@@ -41,6 +41,13 @@ class BareParameter(nn.Module):
         return torch.sin(x * self.scale)
 
 
+class ByPixel(nn.Module):
+    """Lays images out with all channels of a pixel side by side, as models made for speed do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)
+
+
 class Tied(nn.Module):
     """One matrix as embedding and as output."""
 
@@ -227,6 +234,20 @@ def test_opacus_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert not other.by_hand
     got = other([np.arange(task.samples)], (middle(each), inf))
     assert np.abs(got - by_hand).max() <= NEAR * max(np.abs(each).max(), 1e-3) * np.sqrt(task.samples)
+
+
+@pytest.mark.parametrize(("between", "by_hand"), [(nn.Tanh, True), (lambda: BareParameter(3), False)], ids=["hand", "opacus"])
+def test_images_may_lie_as_they_like(between: Model, by_hand: bool) -> None:
+    pytest.importorskip("opacus")
+
+    def model() -> nn.Module:
+        return flat(ByPixel(), nn.Conv2d(3, 4, 3), between(), nn.Conv2d(4, 2, (2, 1)))
+
+    task = task_of(model, (3, 6, 5))
+    sums = ClippedSums(task)
+    assert sums.by_hand == by_hand
+    compare(task, sums)
+    assert not any(layer._forward_pre_hooks for layer in task.module.modules()), "hooks are gone"
 
 
 @pytest.mark.parametrize("name", BY_OPACUS)

@@ -97,17 +97,20 @@ class ClippedSums:
 
     def _from_layers(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
         with self._watch as watch:
-            outputs = self._task.module(self._task.laid_out(inputs))
-            self._loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+            self._loss(self._task.module(inputs), targets).backward()  # type: ignore[no-untyped-call]
             return [
                 Piece(tuple(self._places[id(p)] for p in seen.parameters), seen.norms, seen.sums)
                 for seen in watch.seen(len(inputs))
             ]
 
     def _from_opacus(self, inputs: Tensor, targets: Tensor) -> list[Piece]:
-        # Not laid out anew: Opacus then gives other norms, which a test of this path noticed.
         pieces = []
         opened = _opened(self._task.module)
+        straight = [
+            layer.register_forward_pre_hook(_in_one_piece)
+            for layer in self._task.module.modules()
+            if isinstance(layer, nn.Conv2d)
+        ]
         try:
             with warnings.catch_warnings():
                 # Of torch, about every first layer: nothing needs the gradient of its input.
@@ -125,6 +128,8 @@ class ClippedSums:
         finally:
             # Hooks that stay would note every other training of this module, and refuse to be set twice.
             opened.to_standard_module()
+            for hook in straight:
+                hook.remove()
         return pieces
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -158,6 +163,13 @@ def _parts(group: Array) -> Iterator[Array]:
 def _whole(place: slice, samples: Tensor) -> Piece:
     """A parameter whose per-sample gradients stand written out, (records, n)."""
     return Piece((place,), lambda: torch_layers.squares(samples), lambda factors: (factors @ samples,))
+
+
+def _in_one_piece(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What goes into a convolution, channel by channel in memory: Opacus unfolds images by strides that it takes for those of
+    this order, and gives other gradients, without a word, where images lie otherwise.
+    """
+    return tuple(part.contiguous() for part in inputs)
 
 
 def _opened(module: nn.Module) -> Any:

@@ -107,15 +107,12 @@ class TorchTask:
             return self._descend(start, how, _batches(len(self._train[0]), how, rng))
 
     def records(self, rows: Array) -> tuple[TorchTensor, TorchTensor]:
-        """Inputs and targets of the training records with these indices."""
+        """Inputs, laid out as the model computes on them soonest, and targets of the training records with these indices."""
         if self._train is None:
             raise ConfigError("this task has no training data; it can only evaluate")
+        inputs, targets = self._train
         places = torch.from_numpy(rows).to(self.device)
-        return self._train[0][places], self._train[1][places]
-
-    def laid_out(self, inputs: TorchTensor) -> TorchTensor:
-        """A batch as the model computes on it soonest, the same numbers (`edgehold.core.torch_pixels`)."""
-        return self._layout(inputs)
+        return self._layout(inputs.index_select(0, places)), targets.index_select(0, places)
 
     def record(self) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and type of the inputs of one record; `ConfigError` when there is neither training nor test data."""
@@ -145,14 +142,12 @@ class TorchTask:
         """
         if self._train is None:
             raise ConfigError("this task has no training data; it can only evaluate")
-        inputs, targets = self._train
         with self._seeded(int(rng.integers(1 << 62))):
             begin(self._flat)
             self._module.train()
             differentiate = self._differentiator()
-            for batch in _batches(len(inputs), how, rng):
-                rows = torch.from_numpy(batch).to(self.device)
-                differentiate(inputs.index_select(0, rows), targets.index_select(0, rows))
+            for rows in _batches(len(self._train[0]), how, rng):
+                differentiate(*self.records(rows))
                 step(self._flat, self._gradient)
 
     def batches(self, how: LocalTraining, rng: np.random.Generator) -> Iterator[tuple[TorchTensor, TorchTensor]]:
@@ -161,12 +156,10 @@ class TorchTask:
         """
         if self._train is None:
             raise ConfigError("this task has no training data; it can only evaluate")
-        inputs, targets = self._train
         with self._seeded(int(rng.integers(1 << 62))):
             self._module.train()
-            for batch in _batches(len(inputs), how, rng):
-                rows = torch.from_numpy(batch).to(self.device)
-                yield self._layout(inputs[rows]), targets[rows]
+            for rows in _batches(len(self._train[0]), how, rng):
+                yield self.records(rows)
 
     def companions(self, how: LocalTraining) -> Hashable | None:
         """Tasks with equal keys may be trained together (`edgehold.core.torch_together`); None: not this one."""
@@ -212,16 +205,13 @@ class TorchTask:
         )
 
     def _descend(self, start: FloatArray, how: LocalTraining, batches: Iterable[Array]) -> FloatArray:
-        assert self._train is not None
-        inputs, targets = self._train
         flat, gradient, differentiate = self._flat, self._gradient, self._differentiator()
         self.load(start)
         anchor = flat.clone() if how.proximal else None
         velocity = torch.zeros_like(flat) if how.momentum else None
         self._module.train()
-        for batch in batches:
-            rows = torch.from_numpy(batch).to(self.device)
-            differentiate(inputs.index_select(0, rows), targets.index_select(0, rows))
+        for rows in batches:
+            differentiate(*self.records(rows))
             if how.weight_decay:
                 gradient.add_(flat, alpha=how.weight_decay)
             if anchor is not None:
@@ -236,11 +226,11 @@ class TorchTask:
         """(inputs, targets) of a batch -> the gradient of the mean loss, in the flat gradient."""
         if self._dense is not None and self._train is not None and self._dense.takes(*self._train):
             return self._dense.differentiate
-        gradient, loss, module, layout = self._gradient, self.loss, self._module, self._layout
+        gradient, loss, module = self._gradient, self.loss, self._module
 
         def by_autograd(inputs: TorchTensor, targets: TorchTensor) -> None:
             gradient.zero_()
-            loss(module(layout(inputs)), targets).backward()  # type: ignore[no-untyped-call]
+            loss(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
 
         return by_autograd
 
