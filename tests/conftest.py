@@ -1,5 +1,6 @@
-"""The order of the files: the longest first, so that neither worker is left alone with one of them at the end."""
+"""For all tests: the longest files come first, so that neither worker is left alone with one at the end; Ctrl-C works."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ LONGEST = (
     "crash/test_private.py", "crash/test_votes.py", "demo/test_demo.py", "masks/test_exact.py", "network/test_same_model.py",
 )  # fmt: skip
 """Files that take longer than half a minute, from the longest on; `scripts/test --durations=0` says which."""
+
+
+def pytest_configure() -> None:
+    """What tests start must hear Ctrl-C: a script that runs the tests in the background (`&`) has everything ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

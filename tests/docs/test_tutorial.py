@@ -4,12 +4,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edgehold.attacks.testbed import free_ports
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorials" / "iot_anomaly_detection.md"
@@ -23,19 +24,6 @@ for line in 2 1000; do
 done
 """
 """Around the command that follows a growing file: somebody must write it, line by line, and see it answered at once."""
-
-
-def free_ports() -> int:
-    """The first of four ports in a row that nobody uses."""
-    for first in range(20_000 + os.getpid() % 20_000, 60_000, 4):
-        try:
-            for port in range(first, first + 4):
-                with socket.socket() as one:
-                    one.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
 
 
 def files(text: str) -> dict[str, str]:
@@ -66,7 +54,7 @@ def without_numbers(line: str) -> str:
 def test_the_tutorial_runs_and_says_what_it_shows(tmp_path: Path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert PORT in text
-    text = text.replace(PORT, f"--port {free_ports()}")
+    text = text.replace(PORT, f"--port {free_ports(4)[0]}")
     for name, content in files(text).items():
         (tmp_path / name).write_text(content)
     tools = tmp_path / "bin"

@@ -15,8 +15,10 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +131,29 @@ class Process:
             return self.wait()
 
 
+_LISTENERS = {"server": "listen", "enrol": "enrol_listen", "renew": "renew_listen", "metrics": "metrics_listen"}
+"""Keys of server.toml by what the server calls the address once it is ready."""
+
+
+def free_ports(count: int) -> range:
+    """So many ports in a row that nobody uses on loopback, below those that Linux gives to connections.
+
+    A server that is killed and started again finds its port free: one of those higher up another process's connection may have
+    been given meanwhile.
+    """
+    for _ in range(1000):
+        first = 10_000 + secrets.randbelow(22_000)
+        ports = range(first, first + count)
+        with contextlib.ExitStack() as held:
+            try:
+                for port in ports:
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return ports
+    raise OSError(f"no {count} free ports in a row on 127.0.0.1 between 10000 and 32000")
+
+
 @dataclass
 class Federation:
     """tasks: the server's own copies; server: further tables of server.toml.
@@ -148,6 +173,7 @@ class Federation:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.home = self.folder / "server"
+        self._ports = free_ports(len(_LISTENERS))
         setup.initialise(self.home, self.name, "127.0.0.1", 0)
         self.daemon = Process(
             [*self.inside("server"), sys.executable, "-m", "edgehold.server", "serve", "--home", str(self.home)],
@@ -158,8 +184,8 @@ class Federation:
     def _write_config(self, fixed: Mapping[str, Any]) -> None:
         tables: dict[str, Mapping[str, Any]] = {
             "server": {
-                "federation": self.name, "listen": "127.0.0.1:0", "enrol_listen": "127.0.0.1:0",
-                "renew_listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0",
+                "federation": self.name,
+                **{key: f"127.0.0.1:{port}" for key, port in zip(_LISTENERS.values(), self._ports, strict=True)},
                 **self.server.get("server", {}), **fixed,
             },
             "store": {"min_free_share": 0.01, **self.server.get("store", {})},
@@ -185,9 +211,8 @@ class Federation:
         first = not self.addresses
         self.addresses = json.loads(line)["ready"]
         if first:
-            # Devices remember where the server was: from now on it listens there.
-            names = {"server": "listen", "enrol": "enrol_listen", "renew": "renew_listen", "metrics": "metrics_listen"}
-            self._write_config({names[key]: address for key, address in self.addresses.items()})
+            # Devices remember where the server was: from now on it listens there, whatever port 0 was.
+            self._write_config({_LISTENERS[key]: address for key, address in self.addresses.items()})
         return seconds
 
     def add_client(
