@@ -213,7 +213,7 @@ def test_nothing_of_a_wrong_folder_is_run(bed: Federation, python: Path, tmp_pat
 def test_a_vote_on_a_device(bed: Federation, python: Path, tmp_path: Path) -> None:
     exported(bed, "vote", "--out", str(tmp_path / "onnx"))
     said = exported(bed, "vote", "--format", "vote", "--out", str(tmp_path / "vote"))
-    assert said["parity"]["max_abs"] == 0.0
+    assert said["parity"]["max_abs"] < 1e-6, "a wrong edge shows in the second digit; sums in another order in the seventh"
     count = digits().schema.size
     assert (tmp_path / "vote" / "model.vote").stat().st_size <= count / 8 + 4096
     np.save(tmp_path / "x.npy", records(digits()))
