@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
+
+from edgehold.attacks.eval.cells import spread
 
 PLAN = '[run]\nname = "long"\nrounds = 100000\ntask = "t"\n[cohort]\nsize = 4\n[method]\nname = "fedavg"\n'
 REPRODUCE = ("reproduce", "fedavg", "--quick", "--seeds", "50", "--workers", "2")
@@ -31,3 +34,16 @@ def test_worker_processes_end_with_their_parent(arguments: tuple[str, ...], tmp_
         assert time.monotonic() < deadline, alive
         psutil.wait_procs(alive, timeout=0.2)
     assert not list(tmp_path.glob("edgehold-orders-*"))
+
+
+@pytest.mark.timeout(120)
+def test_who_wants_no_more_cells_waits_for_none() -> None:
+    """Neither for those at work nor for those that wait; each would sleep for ten minutes."""
+    before = set(psutil.Process().children(recursive=True))
+    playing = spread(cast(Any, time.sleep), cast(Any, [0.0, *[600.0] * 50]), 2)
+    next(playing)
+    started = set(psutil.Process().children(recursive=True)) - before
+    playing.close()
+    assert len(started) >= 2
+    gone = {one for one in started if not one.is_running() or one.status() == psutil.STATUS_ZOMBIE}
+    assert [" ".join(one.cmdline()) for one in started - gone if "resource_tracker" not in " ".join(one.cmdline())] == []

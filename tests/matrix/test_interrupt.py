@@ -28,7 +28,7 @@ def test_ctrl_c_ends_the_processes_and_not_with_what_is_left(tmp_path: Path) -> 
         children = psutil.Process(parent.pid).children(recursive=True)
         parent.send_signal(signal.SIGINT)
         try:
-            _, said = parent.communicate(timeout=240)  # 4,500 cells would take many minutes
+            _, said = parent.communicate(timeout=240)
         finally:
             parent.kill()
     assert parent.returncode == 130, said

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,22 @@ def spread(work: Callable[[Cell], Any], cells: Sequence[Cell], workers: int) -> 
     threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     os.environ.update(dict.fromkeys(threads, "1"))
     context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
     try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow) as pool:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(theirs,))
+        try:
             jobs: dict[Future[Any], Cell] = {pool.submit(work, cell): cell for cell in cells}
-            try:
-                for job in as_completed(jobs):
-                    yield jobs[job], job.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BaseException:
+            ours.close()  # whoever wants no more, by Ctrl-C too, does not wait for cells at work
+            raise
+        finally:
+            # One call: a second one would take back what the first said of the cells that wait.
+            pool.shutdown(cancel_futures=True)
     finally:
+        ours.close()
+        theirs.close()
         for variable, before in threads.items():
             if before is None:
                 os.environ.pop(variable, None)
@@ -101,15 +107,15 @@ def spread(work: Callable[[Cell], Any], cells: Sequence[Cell], workers: int) -> 
                 os.environ[variable] = before
 
 
-def _follow() -> None:
-    """A worker process: leaves Ctrl-C to its parent, and ends when that is gone, however it went."""
+def _follow(stop: Connection) -> None:
+    """A worker process: leaves Ctrl-C to its parent; ends when that is gone, however it went, or closes its end of `stop`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     sentinel = parent.sentinel
 
     def watch() -> None:
-        wait([sentinel])
+        wait([sentinel, stop])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
