@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgehold.attacks.byzantine import label_flip
 from edgehold.core import torch_together
 from edgehold.core.contract import Facts
 from edgehold.core.facts import FACTS
@@ -147,6 +148,15 @@ def test_a_run_says_which_path_it_took_and_comes_out_the_same() -> None:
     large = play(True, VirtualFleet("edgehold.client.data.digits:make_task", {"hidden": 400}, 20))
     assert large.rounds[0]["clients_batched"] == 0.0
     assert large.digest == play(False, VirtualFleet("edgehold.client.data.digits:make_task", {"hidden": 400}, 20)).digest
+
+
+def test_liars_who_change_records_train_alone() -> None:
+    liars = {client: label_flip.make() for client in ("c0003", "c0007")}
+    plain, stacked = play(False, adversaries=liars), play(True, adversaries=liars)
+    assert [facts["clients_batched"] for facts in stacked.rounds] == [18.0] * 3
+    one, other = plain.model.whole(), stacked.model.whole()
+    assert np.abs(one - other).max() <= SHARE * np.abs(one).max()
+    assert plain.digest != play(False).digest
 
 
 @dataclass(frozen=True)

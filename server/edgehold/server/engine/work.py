@@ -124,8 +124,8 @@ class Workplace:
                 half.work(received, state, together.Probe(task), rng)
             except together.Asked as wish:
                 asked[job.client] = wish
-            except (RejectedUpdate, together.Apart):
-                continue  # the plain path says so, or does it
+            except (FlError, together.Apart):
+                continue  # the plain path says so, or does it: a liar may want the records, which a probe does not show
         return together.train(asked)
 
 
