@@ -337,7 +337,7 @@ def test_a_box_without_shares_in_it_is_refused() -> None:
     found = [box for sent in boxes.values() for box in sent if box.receiver == ME]
     liar = played.clients["device-000"]._state
     key = sealing.box_key(
-        liar.seal_private, roster.member(ME).seal_key, roster.terms.transcript, roster.digest, "device-000", ME
+        sealing.loaded(liar.seal_private), roster.member(ME).seal_key, roster.terms.transcript, roster.digest, "device-000", ME
     )  # fmt: skip
     bad = sealing.seal(key, (1 << 264) - 1, 1)
     with pytest.raises(SharesRefused) as caught:

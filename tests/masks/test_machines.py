@@ -425,13 +425,14 @@ def test_a_group_without_reveals_stays_masked_on_disk(played: Played) -> None:
 def test_boxes_open_for_their_receiver_in_their_attempt_alone() -> None:
     one, other = b"\x01" * 32, b"\x02" * 32
     mine, theirs = sealing.public_of(one), sealing.public_of(other)
-    key = sealing.box_key(one, theirs, b"t", b"r", "a", "b")
+    own, others = sealing.loaded(one), sealing.loaded(other)
+    key = sealing.box_key(own, theirs, b"t", b"r", "a", "b")
     box = sealing.seal(key, 5, shamir.PRIME - 1)
     assert len(box) == sealing.BOX_BYTES
-    assert sealing.opened(sealing.box_key(other, mine, b"t", b"r", "a", "b"), box) == (5, shamir.PRIME - 1)
+    assert sealing.opened(sealing.box_key(others, mine, b"t", b"r", "a", "b"), box) == (5, shamir.PRIME - 1)
     for wrong in (("t2", "r", "a", "b"), ("t", "r2", "a", "b"), ("t", "r", "b", "a"), ("t", "r", "a", "c")):
         transcript, roster, sender, receiver = wrong
-        bad = sealing.box_key(other, mine, transcript.encode(), roster.encode(), sender, receiver)
+        bad = sealing.box_key(others, mine, transcript.encode(), roster.encode(), sender, receiver)
         assert sealing.opened(bad, box) is None
 
 

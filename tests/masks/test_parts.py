@@ -202,17 +202,18 @@ def test_streams_are_those_of_the_ciphers() -> None:
 def test_keys_have_one_purpose_each() -> None:
     one, other = b"\x01" * 32, b"\x02" * 32
     mine, theirs = sealing.public_of(one), sealing.public_of(other)
-    assert sealing.pair_key(one, theirs, b"t", b"r", "a", "b") == sealing.pair_key(other, mine, b"t", b"r", "b", "a")
+    own, others = sealing.loaded(one), sealing.loaded(other)
+    assert sealing.pair_key(own, theirs, b"t", b"r", "a", "b") == sealing.pair_key(others, mine, b"t", b"r", "b", "a")
     found = [
-        sealing.pair_key(one, theirs, b"t", b"r", "a", "b"), sealing.pair_key(one, theirs, b"u", b"r", "a", "b"),
-        sealing.pair_key(one, theirs, b"t", b"s", "a", "b"), sealing.pair_key(one, theirs, b"t", b"r", "a", "c"),
-        sealing.box_key(one, theirs, b"t", b"r", "a", "b"), sealing.box_key(one, theirs, b"t", b"r", "b", "a"),
+        sealing.pair_key(own, theirs, b"t", b"r", "a", "b"), sealing.pair_key(own, theirs, b"u", b"r", "a", "b"),
+        sealing.pair_key(own, theirs, b"t", b"s", "a", "b"), sealing.pair_key(own, theirs, b"t", b"r", "a", "c"),
+        sealing.box_key(own, theirs, b"t", b"r", "a", "b"), sealing.box_key(own, theirs, b"t", b"r", "b", "a"),
         sealing.self_key(one, b"t", b"r", "a"), sealing.self_key(one, b"t", b"r", "b"),
         sealing.derived(one, "share randomness", b"r"),
     ]  # fmt: skip
     assert len(set(found)) == len(found)
     with pytest.raises(ValueError, match="shared key"):
-        sealing.agreed(one, bytes(32))
+        sealing.agreed(own, bytes(32))
 
 
 def test_every_term_is_in_the_transcript() -> None:

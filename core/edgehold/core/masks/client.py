@@ -120,8 +120,9 @@ class MaskClient:
         seeds = shamir.split(state.self_seed, roster.threshold, places, random[:size])
         masks = shamir.split(state.mask_private, roster.threshold, places, random[size:])
         boxes = []
+        own, transcript = sealing.loaded(state.seal_private), state.terms.transcript
         for one, seed, mask in zip(others, seeds, masks, strict=True):
-            key = sealing.box_key(state.seal_private, one.seal_key, state.terms.transcript, digest, me, one.client)
+            key = sealing.box_key(own, one.seal_key, transcript, digest, me, one.client)
             boxes.append(Box(me, one.client, sealing.seal(key, seed, mask)))
         return tuple(boxes)
 
@@ -227,9 +228,9 @@ class MaskClient:
         state, me, roster = self._state, self._me, self._roster
         transcript, digest = state.terms.transcript, roster.digest
         plus, minus = [sealing.self_key(state.self_seed, transcript, digest, me)], list[bytes]()
+        own, publics = sealing.loaded(state.mask_private), {one.client: one.mask_key for one in roster.members}
         for who in state.held:
-            public = roster.member(who).mask_key
-            key = sealing.pair_key(state.mask_private, public, transcript, digest, me, who)
+            key = sealing.pair_key(own, publics[who], transcript, digest, me, who)
             (plus if me < who else minus).append(key)
         return plus, minus
 

@@ -223,15 +223,17 @@ class MaskGroup:
         roster, alive, transcript = self.roster, self._survivors.clients, self.roster.terms.transcript
         digest = roster.digest
         plus, minus = list[bytes](), list[bytes]()
+        adverts = {one.client: one for one in roster.members}
         for who in alive:
-            commitment = roster.member(who).seed_commitment
+            commitment = adverts[who].seed_commitment
             seed = self._secret(who, "seeds", lambda found, o=who, c=commitment: seed_commitment(found, transcript, o) == c)
             minus.append(sealing.self_key(seed, transcript, digest, who))
         for who in self._gone:
-            public = roster.member(who).mask_key
+            public = adverts[who].mask_key
             private = self._secret(who, "masks", lambda found, p=public: sealing.public_of(found) == p)
+            own = sealing.loaded(private)
             for one in alive:
-                key = sealing.pair_key(private, roster.member(one).mask_key, transcript, digest, who, one)
+                key = sealing.pair_key(own, adverts[one].mask_key, transcript, digest, who, one)
                 (minus if one < who else plus).append(key)
         return plus, minus
 

@@ -60,9 +60,12 @@ def _issued(certificate: x509.Certificate, root: x509.Certificate) -> bool:
     return True
 
 
+_ANYBODY = sealing.loaded(bytes(range(32)))
+
+
 def _low_order(public: bytes) -> bool:
     try:
-        sealing.agreed(bytes(range(32)), public)
+        sealing.agreed(_ANYBODY, public)
     except ValueError:
         return True
     return False

@@ -71,17 +71,17 @@ def _drawn(found: Roster) -> None:
 def boxes(found: Sequence[Box], group: Roster, me: str, seal_private: bytes) -> dict[str, tuple[int, int]]:
     """Shares by owner, (self-seed, mask key), of everybody who sealed some for this device."""
     shares: dict[str, tuple[int, int]] = {}
-    ids, digest = set(group.ids), group.digest
+    digest, transcript, own = group.digest, group.terms.transcript, sealing.loaded(seal_private)
+    publics = {one.client: one.seal_key for one in group.members}
     for box in found:
         who = repr(box.sender[:64])
-        if box.receiver != me or box.sender == me or box.sender not in ids:
+        if box.receiver != me or box.sender == me or box.sender not in publics:
             raise SharesRefused(
                 f"a box from {who} for {box.receiver[:64]!r}, which no member sealed for {me!r}", reason="foreign_shares"
             )
         if box.sender in shares:
             raise SharesRefused(f"two boxes from {who}", reason="repeated_shares")
-        public = group.member(box.sender).seal_key
-        key = sealing.box_key(seal_private, public, group.terms.transcript, digest, box.sender, me)
+        key = sealing.box_key(own, publics[box.sender], transcript, digest, box.sender, me)
         try:
             pair = sealing.opened(key, box.sealed)
         except WrongShape as error:
@@ -93,7 +93,8 @@ def boxes(found: Sequence[Box], group: Roster, me: str, seal_private: bytes) -> 
         shares[box.sender] = pair
     if len(shares) < group.threshold:
         raise SharesRefused(
-            f"{len(shares) + 1} of {len(ids)} members sent shares; {group.threshold + 1} are needed", reason="too_few_sharers"
+            f"{len(shares) + 1} of {len(publics)} members sent shares; {group.threshold + 1} are needed",
+            reason="too_few_sharers",
         )
     return shares
 

@@ -19,14 +19,19 @@ BOX_BYTES = 2 * shamir.SHARE_BYTES + 16
 _NONCE = bytes(12)
 
 
+def loaded(private: bytes) -> X25519PrivateKey:
+    """The key of 32 private bytes. Loading takes as long as agreeing with another: once for all others, not once for each."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
 def public_of(private: bytes) -> bytes:
     """The X25519 public key of 32 private bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return loaded(private).public_key().public_bytes_raw()
 
 
-def agreed(private: bytes, public: bytes) -> bytes:
+def agreed(private: X25519PrivateKey, public: bytes) -> bytes:
     """The shared secret, 32 bytes; `ValueError` for a public key that leaves no secret (of low order)."""
-    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    return private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def derived(secret: bytes, label: str, *bound: bytes | str | int) -> bytes:
@@ -34,7 +39,7 @@ def derived(secret: bytes, label: str, *bound: bytes | str | int) -> bytes:
     return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=signing_input(f"mask {label} v1", bound)).derive(secret)
 
 
-def pair_key(private: bytes, public: bytes, transcript: bytes, roster: bytes, one: str, other: str) -> bytes:
+def pair_key(private: X25519PrivateKey, public: bytes, transcript: bytes, roster: bytes, one: str, other: str) -> bytes:
     """Mask key of two members, the same from both sides. roster: its digest."""
     return derived(agreed(private, public), "pair key", transcript, roster, *sorted((one, other)))
 
@@ -62,6 +67,6 @@ def opened(key: bytes, box: bytes) -> tuple[int, int] | None:
     return shamir.decode(plain[:half]), shamir.decode(plain[half:])
 
 
-def box_key(private: bytes, public: bytes, transcript: bytes, roster: bytes, sender: str, receiver: str) -> bytes:
+def box_key(private: X25519PrivateKey, public: bytes, transcript: bytes, roster: bytes, sender: str, receiver: str) -> bytes:
     """Key of the box that `sender` seals for `receiver`; the AEAD needs no other binding than this key."""
     return derived(agreed(private, public), "box key", transcript, roster, sender, receiver)
