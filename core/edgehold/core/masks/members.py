@@ -61,6 +61,7 @@ def _issued(certificate: x509.Certificate, root: x509.Certificate) -> bool:
 
 
 _ANYBODY = sealing.loaded(bytes(range(32)))
+"""Whose key does not matter: a public key of low order leaves no secret with any."""
 
 
 def _low_order(public: bytes) -> bool:
