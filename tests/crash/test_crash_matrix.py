@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.deaths import revive
 
 from edgehold.attacks.testbed import Federation, eventually
 from edgehold.client.data.synthetic import make_task
@@ -159,10 +160,7 @@ def alive(bed: Bed) -> None:
     if bed.sound:
         bed.sound = False
         return
-    for client in CLIENTS:
-        bed.federation.clients[client].stop(9)
-        bed.federation.start_client(client)
-    bed.restart()
+    revive(bed.federation, CLIENTS)
 
 
 def test_every_point_in_the_code_is_in_the_matrix() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tests.crash.test_crash_matrix import SERVER
 from tests.support import adding
+from tests.support.deaths import revive
 from tests.support.reading_bed import Bed, in_one_process, plan
 
 from edgehold.attacks.testbed import eventually
@@ -41,12 +42,7 @@ class Playground:
         if self.sound:
             self.sound = False
             return
-        for client in CLIENTS:
-            self.bed.clients[client].stop(9)
-            self.bed.start_client(client)
-        self.bed.daemon.stop(9)
-        self.bed.start_server()
-        self.bed.wait_connected(3)
+        revive(self.bed, CLIENTS)
 
     def submit(self) -> str:
         name = next(self.names)

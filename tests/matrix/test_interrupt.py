@@ -28,11 +28,12 @@ def test_ctrl_c_ends_the_processes_and_not_with_what_is_left(tmp_path: Path) -> 
         children = psutil.Process(parent.pid).children(recursive=True)
         parent.send_signal(signal.SIGINT)
         try:
-            _, said = parent.communicate(timeout=240)
+            said = next((line for line in parent.stderr if "the same command goes on" in line), "")
+            parent.wait(timeout=20)  # the rest of 4,500 cells would take twice as long on any machine
         finally:
             parent.kill()
-    assert parent.returncode == 130, said
     assert "the same command goes on: fl-eval matrix long.toml --out matrix-small" in said
+    assert parent.returncode == 130
     assert (tmp_path / "matrix-small" / "report.html").is_file()
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert len(gone) >= 2

@@ -211,9 +211,10 @@ def test_nothing_of_a_wrong_folder_is_run(bed: Federation, python: Path, tmp_pat
 
 
 def test_a_vote_on_a_device(bed: Federation, python: Path, tmp_path: Path) -> None:
-    exported(bed, "vote", "--out", str(tmp_path / "onnx"))
+    graph = exported(bed, "vote", "--out", str(tmp_path / "onnx"))
     said = exported(bed, "vote", "--format", "vote", "--out", str(tmp_path / "vote"))
-    assert said["parity"]["max_abs"] < 1e-6, "a wrong edge shows in the second digit; sums in another order in the seventh"
+    assert said["parity"]["max_abs"] == graph["parity"]["max_abs"], "bits and ids give the weights themselves, to the last bit"
+    assert said["parity"]["max_abs"] < 1e-6, "PyTorch and ONNX Runtime may add in another order, and no more"
     count = digits().schema.size
     assert (tmp_path / "vote" / "model.vote").stat().st_size <= count / 8 + 4096
     np.save(tmp_path / "x.npy", records(digits()))

@@ -27,6 +27,16 @@ def everybody_dies(bed: Federation, name: str, plan: str, point: str, deaths: Ma
     return bed.info(name)
 
 
+def revive(bed: Federation, clients: Sequence[str]) -> None:
+    """Server and clients killed and started anew, without a death wish, and connected."""
+    for client in clients:
+        bed.clients[client].stop(9)
+        bed.start_client(client)
+    bed.daemon.stop(9)
+    bed.start_server()
+    bed.wait_connected(len(clients))
+
+
 def help_up(bed: Federation, clients: Sequence[str]) -> None:
     """Waits until the server and every one of the clients has died at its crash point once, and starts each anew."""
     fallen: set[str] = set()
