@@ -104,12 +104,13 @@ def test_a_killed_server_charges_each_round_once(tmp_path: Path) -> None:
         bed.add_client("dev-0", {"numbers": task})
         bed.start_client("dev-0")
         bed.daemon.stop()
-        for number, point in enumerate(CENTRAL):
-            # Armed at once: left alone for a moment, the server would finish the run.
-            bed.start_server({VARIABLE: point})
-            if number == 0:
-                bed.wait_connected(1)
-                bed.submit(text)
+        # Armed at once: left alone for a moment, the server would finish the run.
+        bed.start_server({VARIABLE: CENTRAL[0]})
+        bed.wait_connected(1)
+        bed.submit(text)
+        for point in CENTRAL:
+            if point != CENTRAL[0]:
+                bed.daemon.start({VARIABLE: point})  # it may die before it says that it is ready
             assert bed.daemon.wait(60.0) == EXIT_CODE, point
             committed = rounds_of(bed, "committed")
             assert committed <= {line.round for line in ledger.read(bed.home / "ledger.db").lines}, point
