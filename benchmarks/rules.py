@@ -53,7 +53,7 @@ class Case:
 def cases() -> list[Case]:
     """All that is measured."""
     found = []
-    for (n, f), passes in zip(SHAPES, (8.0, 10.0, 15.0), strict=True):
+    for (n, f), passes in zip(SHAPES, (5.0, 8.0, 8.0), strict=True):
         for rule, peer in (("median", "Median"), ("trimmed_mean", "TrMean"), ("meamed", "Meamed")):
             found.append(Case(rule, n, f, peer, passes, 100.0, None, 15.0))
     for rule, peer in (("krum", "Krum"), ("multi_krum", "MultiKrum"), ("geometric_median", "GeometricMedian"), ("caf", "CAF")):

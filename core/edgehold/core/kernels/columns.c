@@ -4,47 +4,67 @@
 
 #include "sorting.h"
 
-enum { PANEL = 256 }; /* most columns worked on at a time */
-enum { HELD = 1 << 17 }; /* values worked on at a time where rows are many: they stay in the second-level cache */
-enum { STREAMS = 24 }; /* more rows than the processor can read ahead of one by one are copied, panel by panel */
+#if WIDTH == 16
+enum { ABREAST = 2 }; /* vectors of columns that go through a network together */
+#else
+enum { ABREAST = 4 };
+#endif
+enum { AHEAD = 256, HELD = 1 << 16 }; /* columns, and values of all rows, that are asked for before they are needed */
+enum { LINE = 16 }; /* floats that memory hands over at a time */
 
-/* Sort WIDTH columns of n values by a network of comparisons; each is (low, high). */
+/* Sort ABREAST * WIDTH columns by a network of comparisons, each (low, high); value i of vector g is v[i * ABREAST + g].
+
+   The processor lets a comparison wait until the one before is written, whichever values they are about: several vectors at
+   a time fill that wait. */
 static void exchange(floats *v, const int32_t *network, int64_t comparisons) {
     for (int64_t c = 0; c < comparisons; c++) {
-        floats a = v[network[2 * c]], b = v[network[2 * c + 1]];
-        v[network[2 * c]] = lower(a, b);
-        v[network[2 * c + 1]] = higher(a, b);
-    }
-}
-
-/* Mean of the values of ranks lo..hi-1, added up in ascending order; +0 makes -0 into +0. */
-static void mean_of(const floats *v, int64_t lo, int64_t hi, double *out) {
-    doubles low = {0}, high = {0};
-    for (int64_t rank = lo; rank < hi; rank++) {
-        low += load_wide((const float *)&v[rank]);
-        high += load_wide((const float *)&v[rank] + HALF);
-    }
-    store_doubles(out, low / (double)(hi - lo));
-    store_doubles(out + HALF, high / (double)(hi - lo));
-}
-
-/* Mean of the `keep` values nearest the median: the window moves upwards while the value that would enter is nearer than
-   the one that would leave; each slot holds the last value that entered through it. */
-static void nearest_mean(floats *v, int64_t n, int64_t keep, double *out) {
-    for (int half = 0; half < 2; half++) {
-        doubles twice = load_wide((float *)&v[(n - 1) / 2] + half * HALF) + load_wide((float *)&v[n / 2] + half * HALF);
-        for (int64_t leaving = 0; leaving < n - keep; leaving++) {
-            float *slot = (float *)&v[leaving % keep] + half * HALF;
-            few old = load_few(slot), entering = load_few((float *)&v[leaving + keep] + half * HALF);
-            doubles both = load_wide((float *)&v[leaving] + half * HALF) + widened(entering);
-            typedef int32_t few_marks __attribute__((vector_size(2 * WIDTH)));
-            few_marks nearer = __builtin_convertvector(both < twice, few_marks);
-            store_few(slot, (few)(((few_marks)entering & nearer) | ((few_marks)old & ~nearer)));
+        floats *low = v + network[2 * c] * ABREAST, *high = v + network[2 * c + 1] * ABREAST, a[ABREAST], b[ABREAST];
+        UNROLL for (int g = 0; g < ABREAST; g++) {
+            a[g] = low[g];
+            b[g] = high[g];
         }
-        doubles total = {0};
-        for (int64_t slot = 0; slot < keep; slot++) total += load_wide((float *)&v[slot] + half * HALF);
-        store_doubles(out + half * HALF, total / (double)keep);
+        UNROLL for (int g = 0; g < ABREAST; g++) {
+            low[g] = lower(a[g], b[g]);
+            high[g] = higher(a[g], b[g]);
+        }
     }
+}
+
+/* Means of the values of ranks lo..hi-1 of `abreast` vectors, added up in ascending order; +0 makes -0 into +0. */
+INLINE mean_of(const floats *v, const int abreast, int64_t lo, int64_t hi, double *out) {
+    doubles total[2 * ABREAST] = {{0}};
+    for (int64_t rank = lo; rank < hi; rank++)
+        UNROLL for (int h = 0; h < 2 * abreast; h++) total[h] += load_wide((const float *)&v[rank * abreast] + h * HALF);
+    UNROLL for (int h = 0; h < 2 * abreast; h++) store_doubles(out + h * HALF, total[h] / (double)(hi - lo));
+}
+
+/* Means of the `keep` values nearest the median: the window moves upwards while the value that would enter is nearer than
+   the one that would leave; each slot holds the last value that entered through it. */
+INLINE nearest_mean(floats *v, const int abreast, int64_t n, int64_t keep, double *out) {
+    typedef int32_t few_marks __attribute__((vector_size(2 * WIDTH)));
+    float *values = (float *)v;
+    int64_t row = abreast * WIDTH, slot = 0;
+    doubles twice[2 * ABREAST];
+    UNROLL for (int h = 0; h < 2 * abreast; h++)
+        twice[h] = load_wide(values + (n - 1) / 2 * row + h * HALF) + load_wide(values + n / 2 * row + h * HALF);
+    for (int64_t leaving = 0; leaving < n - keep; leaving++) {
+        UNROLL for (int h = 0; h < 2 * abreast; h++) {
+            few old = load_few(values + slot * row + h * HALF), entering = load_few(values + (leaving + keep) * row + h * HALF);
+            doubles both = load_wide(values + leaving * row + h * HALF) + widened(entering);
+            few_marks nearer = __builtin_convertvector(both < twice[h], few_marks);
+            store_few(values + slot * row + h * HALF, (few)(((few_marks)entering & nearer) | ((few_marks)old & ~nearer)));
+        }
+        slot = slot + 1 < keep ? slot + 1 : 0;
+    }
+    mean_of(v, abreast, 0, keep, out);
+}
+
+/* What `ordered_mean` wants of vectors whose values are in order. */
+INLINE means(floats *v, const int abreast, int64_t n, int64_t lo, int64_t hi, int64_t keep, double *out) {
+    if (keep)
+        nearest_mean(v, abreast, n, keep, out);
+    else
+        mean_of(v, abreast, lo, hi, out);
 }
 
 /* rows: n pointers to `width` floats each; network: `comparisons` pairs that order what is looked at; below 0: all are sorted.
@@ -52,44 +72,37 @@ static void nearest_mean(floats *v, int64_t n, int64_t keep, double *out) {
    Returns 0, or 1 when there is no memory. */
 int ordered_mean(const float *const *rows, int64_t n, int64_t width, const int32_t *network, int64_t comparisons, int64_t lo,
                  int64_t hi, int64_t keep, double *out) {
-    int copies = n > STREAMS;
-    int64_t size = 8, part = n ? least(PANEL, HELD / n / WIDTH * WIDTH) : PANEL;
+    int64_t abreast = comparisons < 0 ? 1 : ABREAST, step = abreast * WIDTH;
+    int64_t size = 8, ahead = n ? least(AHEAD, HELD / n) : AHEAD;
     while (size < n) size *= 2;
-    if (part < WIDTH) part = WIDTH;
-    int64_t aisle = part + WIDTH; /* copies that lie a power of two apart would push each other out of the cache */
-    float *panel = room(n * aisle, sizeof(float));
-    floats *v = room(size, sizeof(floats));
-    const float **from = malloc((size_t)n * sizeof *from);
-    double tail[WIDTH];
-    int failed = !panel || !v || !from;
-    for (int64_t start = 0; start < width && !failed; start += part) {
-        int64_t count = least(part, width - start);
+    floats *v = room(size * abreast, sizeof(floats));
+    double sums[ABREAST * WIDTH];
+    if (!v) return 1;
+    for (int64_t start = 0; start < width; start += step) {
+        int64_t count = least(step, width - start), later = start + ahead < width ? ahead : 0;
         for (int64_t i = 0; i < n; i++) {
-            from[i] = rows[i] + start;
-            if (!copies && count == part) continue;
-            from[i] = memcpy(panel + i * aisle, from[i], (size_t)count * sizeof(float));
-            memset(panel + i * aisle + count, 0, (size_t)(part - count) * sizeof(float));
-        }
-        for (int64_t at = 0; at < count; at += WIDTH) {
-            double *to = at + WIDTH <= count ? out + start + at : tail;
-            for (int64_t i = 0; i < n; i++) v[i] = load(from[i] + at);
-            if (comparisons < 0) {
-                for (int64_t i = n; i < size; i++) v[i] = (floats){0} + INFINITY;
-                sorted(v, size, n);
+            const float *row = rows[i] + start;
+            floats *to = v + i * abreast;
+            for (int64_t at = 0; at < step; at += LINE) __builtin_prefetch(row + later + at, 0, 2);
+            if (count < step) { /* columns that are not there count as zeros */
+                memset(to, 0, (size_t)step * sizeof(float));
+                memcpy(to, row, (size_t)count * sizeof(float));
             } else {
-                exchange(v, network, comparisons);
+                for (int64_t g = 0; g < abreast; g++) to[g] = load(row + g * WIDTH);
             }
-            if (keep)
-                nearest_mean(v, n, keep, to);
-            else
-                mean_of(v, lo, hi, to);
-            if (to == tail) memcpy(out + start + at, tail, (size_t)(count - at) * sizeof(double));
         }
+        if (comparisons < 0) {
+            for (int64_t i = n; i < size; i++) v[i] = (floats){0} + INFINITY;
+            sorted(v, size, n);
+            means(v, 1, n, lo, hi, keep, sums);
+        } else {
+            exchange(v, network, comparisons);
+            means(v, ABREAST, n, lo, hi, keep, sums);
+        }
+        memcpy(out + start, sums, (size_t)count * sizeof(double));
     }
-    free(panel);
     free(v);
-    free(from);
-    return failed;
+    return 0;
 }
 
 /* out = sum of shares[i] * rows[i], added up row after row. out: (width,). Returns 0. */

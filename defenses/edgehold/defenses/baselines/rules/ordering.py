@@ -21,7 +21,7 @@ from edgehold.core import kernels
 from edgehold.core.vectors import Array, Sink, blocks
 from edgehold.defenses.baselines.rules.rows import Rows, Scratch, columns, cores, fill, held
 
-PRUNED, NETWORK = 256, 64
+PRUNED, NETWORK = 128, 64
 _WIDE, _MOST = 1 << 20, 1 << 15
 """Values of a block for NumPy (4 MiB) and of one of its rows (128 KiB): calls must be long beside what a call costs."""
 _SORT = 1 << 17  # values transposed and sorted at a time: half a MiB
