@@ -1,11 +1,10 @@
 """Inversions: what they read of CIFAR-10 images from one update, what they cost, and what is left of it under noise.
 
 Every gradient comes out of a method's own halves, so that it has the rounding a server really sees. Images are of the test set;
-attackers have others of it as public records. EDGEHOLD_DATA names the folder with cifar10 in it. Seconds are processor seconds
-of one thread. Where DP rows are, epsilon is 8 at delta 1e-5 for the one round, by dp_sgd's own account and noise.
+attackers have others of it as public records. `frame.data_set` says where it lies. Seconds are processor seconds of one
+thread. Where DP rows are, epsilon is 8 at delta 1e-5 for the one round, by dp_sgd's own account and noise.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.frame import ROOT, Options, Row, load_average
+from benchmarks.frame import ROOT, Options, Row, data_set, load_average, no_data
 from edgehold.attacks.inversion import bins, catalogue
 from edgehold.attacks.inversion.metrics import Score, score
 from edgehold.attacks.inversion.observed import Aim, Observed, Reconstruction
@@ -275,8 +274,8 @@ def _grey() -> float:
 def _cifar() -> tuple[Array, Array]:
     from edgehold.client.data.deal import deal
 
-    place = os.environ.get("EDGEHOLD_DATA", "")
-    if not place or not (Path(place) / "cifar10").is_dir():
-        raise ConfigError("EDGEHOLD_DATA must name a folder with cifar10 in it; docs/data.md says where a person gets it")
-    held = deal("cifar10", str(Path(place) / "cifar10"), devices=100).test(None, PRIVATE + PUBLIC)
+    place = data_set("cifar10")
+    if place is None:
+        raise ConfigError(no_data("cifar10"))
+    held = deal("cifar10", str(place), devices=100).test(None, PRIVATE + PUBLIC)
     return np.asarray(held.x), np.asarray(held.y)

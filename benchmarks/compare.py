@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import attacks, byzantine, compare_rounds, engine, masked_rounds, peers, rules
 from benchmarks.beside import Asked, apart, asked, one_line
-from benchmarks.frame import Options, Row, load_average
+from benchmarks.frame import Options, Row, data_set, load_average, no_data
 from edgehold.core.errors import FlError
 
 NAME = "compare"
@@ -27,6 +27,8 @@ SIMULATION_S = 300.0
 
 def rows(options: Options) -> Iterator[Row]:
     """Part by part; a part in which we fail leaves a row and does not stop the others."""
+    if options.wants("inversion") and data_set("cifar10") is None:
+        options.say(f"inversion will fail: {no_data('cifar10')}")  # said now, not after a quarter of an hour
     for name, part in PARTS.items():
         if not any(options.wants(work) for work in (name, *part.works)):
             continue

@@ -1,7 +1,7 @@
 """What a small device pays for taking part: bytes installed and resident, seconds per record; and the engine on such methods.
 
 `edgehold[device]` is installed with pip, as a wheel, into an environment of its own; its interpreter runs the daemon. Rows on
-UNSW-NB15 need EDGEHOLD_DATA, a folder with a folder per data set.
+UNSW-NB15 need it where `frame.data_set` looks for it.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import fleet
-from benchmarks.frame import ROOT, Options, Row, load_average
+from benchmarks.frame import ROOT, Options, Row, data_set, load_average, no_data
 from edgehold.attacks.testbed import Federation
 
 NAME = "edge"
@@ -36,12 +36,12 @@ def rows(options: Options) -> Iterator[Row]:
         yield from _imports(python, options)
         yield from _idle(Path(folder) / "idle", python)
         yield from _scoring(python)
-        data = Path(os.environ.get("EDGEHOLD_DATA") or "nowhere")
-        if (data / "unsw-nb15").is_dir():
-            yield from _training(Path(folder) / "training", python, data)
-            yield from _subspace(data, options)
+        flows = data_set("unsw-nb15")
+        if flows is not None:
+            yield from _training(Path(folder) / "training", python, flows)
+            yield from _subspace(flows.parent, options)
         else:
-            options.say("rows on UNSW-NB15 left out: EDGEHOLD_DATA names no folder that has unsw-nb15")
+            options.say(f"rows on UNSW-NB15 left out: {no_data('unsw-nb15')}")
         yield from _consensus(options)
 
 
@@ -136,10 +136,10 @@ subspace_rounds = 10
 """
 
 
-def _training(folder: Path, python: Path, data: Path) -> Iterator[Row]:
+def _training(folder: Path, python: Path, flows: Path) -> Iterator[Row]:
     """The largest of three daemons, each of which reads the whole file and keeps its third of the normal records."""
     load = load_average()
-    options = {"dataset": "unsw-nb15", "path": str(data / "unsw-nb15"), "devices": DEVICES}
+    options = {"dataset": "unsw-nb15", "path": str(flows), "devices": DEVICES}
     with Federation(folder, tasks={"traffic": (ANOMALY, {**options, "device_index": -1})}) as bed:
         bed.start_server()
         for index in range(DEVICES):

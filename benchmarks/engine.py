@@ -13,14 +13,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 
-from benchmarks.frame import Options, Row, load_average
+from benchmarks.frame import Options, Row, data_set, load_average
 
 if TYPE_CHECKING:
     from edgehold.core.torch_task import TorchTask
@@ -133,7 +132,7 @@ def _whole() -> "TorchTask":
 def _images(device_index: int) -> "TorchTask":
     from edgehold.attacks.eval.data import make_task
 
-    return make_task("fashion-mnist", device_index, 1, str(Path(os.environ["EDGEHOLD_DATA"]) / "fashion-mnist"))
+    return make_task("fashion-mnist", device_index, 1, str(data_set("fashion-mnist")))
 
 
 def _records(fleet: Mapping[str, Any]) -> dict[str, Any]:

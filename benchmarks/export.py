@@ -5,7 +5,6 @@ Fashion-MNIST, flows UNSW-NB15 (EDGEHOLD_DATA names a folder that has both); wit
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import ROOT, Options, Row, load_average
+from benchmarks.frame import ROOT, Options, Row, data_set, load_average, no_data
 from edgehold.attacks.testbed import Federation
 from edgehold.core.errors import ConfigError
 from edgehold.core.vectors import Schema
@@ -56,13 +55,13 @@ def cases(options: Options) -> list[Case]:
         net = {"hidden": [16], "bias": False}
         return [Case("mlp, FedAvg", IMAGES, {"dataset": "digits", "net": net}, own.format("fedavg"), 1),
                 Case("mlp, FRL", IMAGES, {"dataset": "digits", "net": net}, own.format("frl"), 1, True)]  # fmt: skip
-    data = Path(os.environ.get("EDGEHOLD_DATA") or "nowhere")
-    if not (data / "fashion-mnist").is_dir() or not (data / "unsw-nb15").is_dir():
-        raise ConfigError("EDGEHOLD_DATA names no folder that has fashion-mnist and unsw-nb15; --quick needs neither")
-    images = {"dataset": "fashion-mnist", "path": str(data / "fashion-mnist"), "limit": 3000}
+    fashion, unsw = data_set("fashion-mnist"), data_set("unsw-nb15")
+    if fashion is None or unsw is None:
+        raise ConfigError(f"{no_data('fashion-mnist', 'unsw-nb15')}; --quick needs neither")
+    images = {"dataset": "fashion-mnist", "path": str(fashion), "limit": 3000}
     bare = {**images, "model": "lenet", "net": {"bias": False}}
-    flows = {"dataset": "unsw-nb15", "path": str(data / "unsw-nb15")}
-    heads = {"dataset": "fashion-mnist", "path": str(data / "fashion-mnist"), "per_class": 50, "classes_per_device": 0}
+    flows = {"dataset": "unsw-nb15", "path": str(unsw)}
+    heads = {"dataset": "fashion-mnist", "path": str(fashion), "per_class": 50, "classes_per_device": 0}
     return [
         Case("small-cnn, FedAvg", IMAGES, {**images, "model": "small-cnn"}, own.format("fedavg"), 5),
         Case("lenet, FedAvg", IMAGES, {**images, "model": "lenet"}, own.format("fedavg")),

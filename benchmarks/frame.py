@@ -35,6 +35,17 @@ BENCHMARKS = (
 """Names of the modules of this folder that are benchmarks."""
 
 
+def data_set(name: str) -> Path | None:
+    """Folder of a real data set below EDGEHOLD_DATA (default: shared/data beside this repository); None: it is missing."""
+    found = Path(os.environ.get("EDGEHOLD_DATA") or ROOT.parent / "shared" / "data") / name
+    return found if found.is_dir() else None
+
+
+def no_data(*names: str) -> str:
+    """What to say where `data_set` has nothing."""
+    return f"EDGEHOLD_DATA names no folder that has {' and '.join(names)}; docs/data.md says where a person gets it"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One measured number.

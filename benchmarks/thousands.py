@@ -7,7 +7,6 @@ counts for the kernels when it lies in libtorch_cpu or in code that oneDNN wrote
 copies by the C library, memory from the system and numpy count against them. The server's evaluation is left out.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import engine
-from benchmarks.frame import Options, Row, load_average
+from benchmarks.frame import Options, Row, data_set, load_average, no_data
 
 NAME = "thousands"
 SUMMARY = "10,000 virtual clients, 100 per round: rounds a second, share of torch in a CNN"
@@ -55,8 +54,8 @@ def _kernels(options: Options) -> Iterator[Row]:
     work = f"torch kernels, {cohort} of {clients:,} virtual clients, Fashion-MNIST CNN"
     if not options.wants(work):
         return
-    if shutil.which("perf") is None or "EDGEHOLD_DATA" not in os.environ:
-        options.say(f"{work}: left out; it needs perf, and EDGEHOLD_DATA naming a folder that has fashion-mnist")
+    if shutil.which("perf") is None or data_set("fashion-mnist") is None:
+        options.say(f"{work}: left out; it needs perf, and data: {no_data('fashion-mnist')}")
         return
     load, rounds = load_average(), 3
     options.say(f"{work} ...")
