@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from benchmarks import frame
-from edgehold.core.errors import FlError
+from edgehold.core.errors import ConfigError, FlError
 
 
 def _list(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -84,6 +84,10 @@ def _measured(benchmark: frame.Benchmark, options: frame.Options) -> dict[str, A
     for row in benchmark.rows(options):
         rows.append(row)
         options.say(f"{row.work}: {frame.number(row.value)} {row.unit}")
+    if not rows:
+        kept = frame.RESULTS / f"{benchmark.NAME}.json"
+        names = [row["work"] for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]] if kept.exists() else []
+        raise ConfigError(f"nothing was measured with --only {options.only!r}; rows of {benchmark.NAME}: {'; '.join(names)}")
     return frame.result(rows, where, at)
 
 

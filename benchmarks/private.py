@@ -47,7 +47,7 @@ def rows(options: Options) -> Iterator[Row]:
     """Step, Opacus beside it, memory, noise, ledger."""
     batch, times = (16, 2) if options.quick else (BATCH, 25)
     aim = None if options.quick else 1.0
-    if options.wants("step"):
+    if options.wants("private step"):
         yield from _steps(options, batch, times, aim)
     if options.wants("memory of a step"):
         load = load_average()

@@ -145,6 +145,21 @@ def test_list_and_unknown_names_on_the_command_line() -> None:
     assert "rounds" in wrong.stderr
 
 
+@pytest.mark.parametrize(("only", "work", "wanted"), [
+    ("", "cosine", True), ("cos", "cosine", True), ("Cosine, sigmoid LeNet", "cosine", True), ("cosine", "labels", False),
+    ("labels, cosine", "cosine", False),
+])  # fmt: skip
+def test_rows_are_picked_by_a_part_of_their_name_or_by_all_of_it(only: str, work: str, wanted: bool) -> None:
+    assert frame.Options(only=only).wants(work) is wanted
+
+
+def test_a_text_that_picks_nothing_is_answered_with_what_there_is() -> None:
+    done = bench("private", "--only", "no such row")
+    assert done.returncode == 2
+    assert "private step" in done.stderr
+    assert "no such row" in done.stderr
+
+
 @pytest.mark.slow
 def test_tiny_rounds_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "rounds.json"
