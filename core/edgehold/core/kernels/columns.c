@@ -10,7 +10,6 @@ enum { ABREAST = 2 }; /* vectors of columns that go through a network together *
 enum { ABREAST = 4 };
 #endif
 enum { AHEAD = 256, HELD = 1 << 16 }; /* columns, and values of all rows, that are asked for before they are needed */
-enum { LINE = 16 }; /* floats that memory hands over at a time */
 
 /* Sort ABREAST * WIDTH columns by a network of comparisons, each (low, high); value i of vector g is v[i * ABREAST + g].
 
@@ -72,29 +71,29 @@ INLINE means(floats *v, const int abreast, int64_t n, int64_t lo, int64_t hi, in
    Returns 0, or 1 when there is no memory. */
 int ordered_mean(const float *const *rows, int64_t n, int64_t width, const int32_t *network, int64_t comparisons, int64_t lo,
                  int64_t hi, int64_t keep, double *out) {
-    int64_t abreast = comparisons < 0 ? 1 : ABREAST, step = abreast * WIDTH;
+    enum { STEP = ABREAST * WIDTH };
     int64_t size = 8, ahead = n ? least(AHEAD, HELD / n) : AHEAD;
     while (size < n) size *= 2;
-    floats *v = room(size * abreast, sizeof(floats));
-    double sums[ABREAST * WIDTH];
+    int64_t across = comparisons < 0 ? size : 1, along = comparisons < 0 ? 1 : ABREAST; /* from vector to vector, row to row */
+    floats *v = room(size * ABREAST, sizeof(floats));
+    float tail[STEP] = {0};
+    double sums[STEP];
     if (!v) return 1;
-    for (int64_t start = 0; start < width; start += step) {
-        int64_t count = least(step, width - start), later = start + ahead < width ? ahead : 0;
+    for (int64_t start = 0; start < width; start += STEP) {
+        int64_t count = least(STEP, width - start), later = start + ahead < width ? ahead : 0;
         for (int64_t i = 0; i < n; i++) {
             const float *row = rows[i] + start;
-            floats *to = v + i * abreast;
-            for (int64_t at = 0; at < step; at += LINE) __builtin_prefetch(row + later + at, 0, 2);
-            if (count < step) { /* columns that are not there count as zeros */
-                memset(to, 0, (size_t)step * sizeof(float));
-                memcpy(to, row, (size_t)count * sizeof(float));
-            } else {
-                for (int64_t g = 0; g < abreast; g++) to[g] = load(row + g * WIDTH);
-            }
+            for (int64_t at = 0; at < STEP; at += LINE) __builtin_prefetch(row + later + at, 0, 2);
+            if (count < STEP) row = memcpy(tail, row, (size_t)count * sizeof(float));
+            UNROLL for (int g = 0; g < ABREAST; g++) v[i * along + g * across] = load(row + g * WIDTH);
         }
         if (comparisons < 0) {
-            for (int64_t i = n; i < size; i++) v[i] = (floats){0} + INFINITY;
-            sorted(v, size, n);
-            means(v, 1, n, lo, hi, keep, sums);
+            for (int g = 0; g < ABREAST; g++) {
+                floats *own = v + g * size;
+                for (int64_t i = n; i < size; i++) own[i] = (floats){0} + INFINITY;
+                sorted(own, size, n);
+                means(own, 1, n, lo, hi, keep, sums + g * WIDTH);
+            }
         } else {
             exchange(v, network, comparisons);
             means(v, ABREAST, n, lo, hi, keep, sums);

@@ -25,6 +25,7 @@ typedef int32_t marks __attribute__((vector_size(4 * WIDTH)));
 typedef float few __attribute__((vector_size(2 * WIDTH)));
 typedef double doubles __attribute__((vector_size(4 * WIDTH))); /* WIDTH / 2 of them */
 #define HALF (WIDTH / 2)
+enum { LINE = 16 }; /* floats that memory hands over at a time */
 
 /* The same at any address. (A memcpy would do, but GCC 12 sends wide ones through the stack.) */
 #define ANYWHERE aligned(1), may_alias
@@ -74,7 +75,7 @@ static inline floats higher(floats a, floats b) {
 static inline doubles load_wide(const float *from) { return widened(load_few(from)); }
 
 #define UNROLL _Pragma("GCC unroll 16") /* what is indexed by such a loop alone stays in registers */
-#define INLINE static inline __attribute__((always_inline)) void /* counts that are constants where it is called are so inside */
+#define INLINE static inline __attribute__((always_inline)) void /* a constant argument is one inside */
 
 /* Memory for `count` things of `each` bytes, where vectors may lie; NULL when there is none. */
 static inline void *room(int64_t count, size_t each) { return aligned_alloc(64, ((size_t)count * each + 63) / 64 * 64); }

@@ -21,12 +21,13 @@ static inline double difference(const float *row, const float *centre, int64_t a
 
 /* row - centre over `count` columns into `to`, filled up with zeros to STRIP; returns the power of two that was taken out.
    Ordinary numbers are left as they are; huge and tiny ones are scaled so that their float32 products neither overflow nor
-   vanish. */
-static int centred(const float *row, const float *centre, int64_t count, float *to) {
+   vanish. `next` will be read next: memory is asked for it meanwhile. */
+static int centred(const float *row, const float *centre, int64_t count, const float *next, float *to) {
     const marks magnitude = (marks){0} + 0x7fffffff;
     floats most = {0};
     int64_t at = 0;
     for (; at + WIDTH <= count; at += WIDTH) {
+        if (at % LINE == 0) __builtin_prefetch(next + at, 0, 2);
         floats v = load(row + at);
         if (centre) v -= load(centre + at);
         store(to + at, v);
@@ -103,8 +104,11 @@ int gram(const float *const *rows, int64_t n, int64_t width, int64_t centre, dou
     for (int64_t start = 0; start < width && !failed; start += STRIP) {
         int64_t count = least(STRIP, width - start);
         const float *from = centre >= 0 ? rows[centre] + start : NULL;
-        for (int64_t i = 0; i < n; i++)
-            powers[i] = centred(rows[i] ? rows[i] + start : nothing, from, count, strip + i * APART);
+        for (int64_t i = 0; i < n; i++) {
+            const float *next = i + 1 < n ? rows[i + 1] : NULL;
+            const float *row = rows[i] ? rows[i] + start : nothing;
+            powers[i] = centred(row, from, count, next ? next + start : nothing, strip + i * APART);
+        }
         for (int64_t first = 0; first < tiles; first += NEAR) {
             int64_t last = least(first + NEAR, tiles);
             for (int64_t p = 0; p < last; p++)
@@ -205,7 +209,10 @@ int subset_sums(const float *const *rows, int64_t n, const uint8_t *members, con
     if (!failed) memset(panel, 0, (size_t)all * AISLE * sizeof(float));
     for (int64_t start = 0; start < width && !failed; start += PANEL) {
         int64_t count = least(PANEL, width - start);
-        for (int64_t i = 0; i < n; i++) memcpy(panel + i * AISLE, rows[i] + start, (size_t)count * sizeof(float));
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(panel + i * AISLE, rows[i] + start, (size_t)count * sizeof(float));
+            for (int64_t at = 0; at < PANEL; at += LINE) __builtin_prefetch(rows[i] + start + PANEL + at, 0, 2);
+        }
         for (int64_t at = 0; at < count; at += WIDTH)
             for (int64_t first = 0; first < groups; first += CLOSE) {
                 int64_t some = least(CLOSE, groups - first);
