@@ -98,9 +98,11 @@ def run(homes: tuple[Path, ...], log_format: str | None, as_json: bool) -> None:
     """
     # Before gRPC is loaded: its own chatter would break the one-object-a-line log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from edgehold.client.config import Home, load_config
-    from edgehold.client.policy import load_policy
-    from edgehold.core import logs
+    from edgehold.core import loading, logs
+
+    with loading.for_good():
+        from edgehold.client.config import Home, load_config
+        from edgehold.client.policy import load_policy
 
     folders = homes or (Path(os.environ.get(HOME_VARIABLE) or "fl-client"),)
     places = [Home(folder) for folder in folders]
@@ -110,7 +112,8 @@ def run(homes: tuple[Path, ...], log_format: str | None, as_json: bool) -> None:
     logs.setup(
         "json" if as_json or log_format == "json" else "text" if log_format else configs[0].log.format, configs[0].log.level
     )
-    from edgehold.client import daemon
+    with loading.for_good():
+        from edgehold.client import daemon
 
     sys.exit(daemon.run(places, configs))
 

@@ -58,11 +58,13 @@ def serve(log_format: Any, log_level: str, home: Path, as_json: bool) -> None:
 
     Example: fl-server serve --home /var/lib/fl-server --log-format json
     """
-    import asyncio
+    from edgehold.core import allocator, loading, logs
 
-    from edgehold.core import allocator, logs
-    from edgehold.server.config import load
-    from edgehold.server.daemon import Daemon
+    with loading.for_good():
+        import asyncio
+
+        from edgehold.server.config import load
+        from edgehold.server.daemon import Daemon
 
     allocator.few_arenas()
     logs.setup("json" if as_json else log_format, log_level)
