@@ -43,28 +43,28 @@ HYPER: dict[str, Any] = {"embedding": 8, "hidden": 16, "local_epochs": 1}
 def rows(options: Options) -> Iterator[Row]:
     """Each attack where nothing protects, then all of them under noise."""
     few = options.quick
-    if options.wants("closed form"):
+    if options.wants_any("closed form"):
         yield from _strength("closed form", "closed-form", _singles(1 if few else 20, [64]), 100.0)
-    if options.wants("sparse directions"):
+    if options.wants_any("sparse directions"):
         for records, wide, least in ((8, 512, 8), (16, 512, 16), (32, 1024, 28)):
             yield from _sparse(records, [wide, 256], 1 if few else 10, least)
         yield from _sparse(16, [512], 1 if few else 10, None)
-    if options.wants("bins"):
+    if options.wants_any("bins"):
         yield from _bins(1 if few else 5)
-    if options.wants("hyperfl"):
+    if options.wants_any("hyperfl"):
         yield from _strength("hyperfl, bias of the outlets", "closed-form", _singles(1 if few else 5, [64], "hyperfl"), 100.0)
-    if options.wants("dlg"):
+    if options.wants_any("dlg"):
         yield from _strength(
             "dlg, sigmoid LeNet", "dlg", _images(1 if few else 5), 35.0, restarts=3, iterations=3 if few else 0
         )
-    if options.wants("cosine"):
+    if options.wants_any("cosine"):
         works = _images(1 if few else 5)
         yield from _strength("cosine, sigmoid LeNet", "cosine", works, 16.0, 22.0, restarts=1, iterations=20 if few else 4800)
-    if options.peer and options.wants("cosine beside breaching"):
+    if options.peer and options.wants_any("cosine beside breaching"):
         yield from _beside(options, 1 if few else 5, 20 if few else 4800)
-    if options.wants("labels"):
+    if options.wants_any("labels"):
         yield from _labels(1 if few else 5)
-    if options.wants("under dp"):
+    if options.wants_any("under dp"):
         yield from _under_noise(few)
 
 

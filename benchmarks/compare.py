@@ -27,11 +27,10 @@ SIMULATION_S = 300.0
 
 def rows(options: Options) -> Iterator[Row]:
     """Part by part; a part in which we fail leaves a row and does not stop the others."""
-    if options.wants("inversion") and data_set("cifar10") is None:
+    wanted = {name: part for name, part in PARTS.items() if any(options.wants_any(work) for work in (name, *part.works))}
+    if "inversion" in wanted and data_set("cifar10") is None:
         options.say(f"inversion will fail: {no_data('cifar10')}")  # said now, not after a quarter of an hour
-    for name, part in PARTS.items():
-        if not any(options.wants(work) for work in (name, *part.works)):
-            continue
+    for name, part in wanted.items():
         options.say(f"{name} ...")
         # A part named as such is wanted whole; otherwise its rows are picked by name.
         inside = replace(options, only="") if options.wants(name) else options

@@ -103,8 +103,12 @@ class Options:
     say: Callable[[str], None] = lambda text: print(f"  {text}", file=sys.stderr, flush=True)
 
     def wants(self, work: str) -> bool:
-        """Whether a row of this name, or rows whose names begin with it, are to be measured."""
-        return self.only.lower() in work.lower() or self.only.lower().startswith(work.lower())
+        """Whether a row of this name is to be measured."""
+        return self.only.lower() in work.lower()
+
+    def wants_any(self, beginning: str) -> bool:
+        """Whether any of the rows whose names begin like this is to be measured."""
+        return self.wants(beginning) or self.only.lower().startswith(beginning.lower())
 
 
 class Benchmark(Protocol):

@@ -47,7 +47,7 @@ def rows(options: Options) -> Iterator[Row]:
     """Step, Opacus beside it, memory, noise, ledger."""
     batch, times = (16, 2) if options.quick else (BATCH, 25)
     aim = None if options.quick else 1.0
-    if options.wants("private step"):
+    if options.wants_any("private step"):
         yield from _steps(options, batch, times, aim)
     if options.wants("memory of a step"):
         load = load_average()
@@ -60,7 +60,7 @@ def rows(options: Options) -> Iterator[Row]:
         load = load_average()
         took = median(_seconds(lambda: noise.draw(count)) for _ in range(1 + times // 3))
         yield Row("noise", 1e6 * took / count, "us/value", aim and 0.12, None, load, f"{count:,} values at a time")
-    if options.wants("charge"):
+    if options.wants_any("charge"):
         for name, how in (("charge to the ledger", QUIET), ("charge, error vector that lives on", LIVING)):
             load = load_average()
             found = _charges(how, options.folder, 5 if options.quick else 200)

@@ -145,12 +145,15 @@ def test_list_and_unknown_names_on_the_command_line() -> None:
     assert "rounds" in wrong.stderr
 
 
-@pytest.mark.parametrize(("only", "work", "wanted"), [
-    ("", "cosine", True), ("cos", "cosine", True), ("Cosine, sigmoid LeNet", "cosine", True), ("cosine", "labels", False),
-    ("labels, cosine", "cosine", False),
+@pytest.mark.parametrize(("only", "work", "wanted", "some"), [
+    ("", "cosine", True, True), ("cos", "cosine", True, True), ("Cosine, sigmoid LeNet", "cosine", False, True),
+    ("cosine", "labels", False, False), ("labels, cosine", "cosine", False, False),
 ])  # fmt: skip
-def test_rows_are_picked_by_a_part_of_their_name_or_by_all_of_it(only: str, work: str, wanted: bool) -> None:
-    assert frame.Options(only=only).wants(work) is wanted
+def test_rows_are_picked_by_a_part_of_their_name_and_groups_by_how_it_begins(
+    only: str, work: str, wanted: bool, some: bool
+) -> None:
+    options = frame.Options(only=only)
+    assert (options.wants(work), options.wants_any(work)) == (wanted, some)
 
 
 def test_a_text_that_picks_nothing_is_answered_with_what_there_is() -> None:

@@ -30,7 +30,7 @@ static void exchange(floats *v, const int32_t *network, int64_t comparisons) {
 }
 
 /* Means of the values of ranks lo..hi-1 of `abreast` vectors, added up in ascending order; +0 makes -0 into +0. */
-INLINE mean_of(const floats *v, const int abreast, int64_t lo, int64_t hi, double *out) {
+INLINE void mean_of(const floats *v, const int abreast, int64_t lo, int64_t hi, double *out) {
     doubles total[2 * ABREAST] = {{0}};
     for (int64_t rank = lo; rank < hi; rank++)
         UNROLL for (int h = 0; h < 2 * abreast; h++) total[h] += load_wide((const float *)&v[rank * abreast] + h * HALF);
@@ -39,7 +39,7 @@ INLINE mean_of(const floats *v, const int abreast, int64_t lo, int64_t hi, doubl
 
 /* Means of the `keep` values nearest the median: the window moves upwards while the value that would enter is nearer than
    the one that would leave; each slot holds the last value that entered through it. */
-INLINE nearest_mean(floats *v, const int abreast, int64_t n, int64_t keep, double *out) {
+INLINE void nearest_mean(floats *v, const int abreast, int64_t n, int64_t keep, double *out) {
     typedef int32_t few_marks __attribute__((vector_size(2 * WIDTH)));
     float *values = (float *)v;
     int64_t row = abreast * WIDTH, slot = 0;
@@ -59,7 +59,7 @@ INLINE nearest_mean(floats *v, const int abreast, int64_t n, int64_t keep, doubl
 }
 
 /* What `ordered_mean` wants of vectors whose values are in order. */
-INLINE means(floats *v, const int abreast, int64_t n, int64_t lo, int64_t hi, int64_t keep, double *out) {
+INLINE void means(floats *v, const int abreast, int64_t n, int64_t lo, int64_t hi, int64_t keep, double *out) {
     if (keep)
         nearest_mean(v, abreast, n, keep, out);
     else

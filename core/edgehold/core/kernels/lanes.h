@@ -75,7 +75,7 @@ static inline floats higher(floats a, floats b) {
 static inline doubles load_wide(const float *from) { return widened(load_few(from)); }
 
 #define UNROLL _Pragma("GCC unroll 16") /* what is indexed by such a loop alone stays in registers */
-#define INLINE static inline __attribute__((always_inline)) void /* a constant argument is one inside */
+#define INLINE static inline __attribute__((always_inline)) /* a constant argument is one inside */
 
 /* Memory for `count` things of `each` bytes, where vectors may lie; NULL when there is none. */
 static inline void *room(int64_t count, size_t each) { return aligned_alloc(64, ((size_t)count * each + 63) / 64 * 64); }

@@ -67,7 +67,7 @@ static inline double summed(floats v) {
 }
 
 /* Sums of products of TILE rows with `rows` rows over one strip; inlined, so that the number is known. */
-INLINE tile(const float *a, const float *b, const int rows, double *out) {
+INLINE void tile(const float *a, const float *b, const int rows, double *out) {
     floats sums[TILE][TILE];
     UNROLL for (int i = 0; i < TILE; i++) UNROLL for (int j = 0; j < rows; j++) sums[i][j] = (floats){0};
     for (int64_t at = 0; at < STRIP; at += WIDTH) {

@@ -5,21 +5,21 @@
    are finished one after the other, so that all but the last steps run in the first-level cache. */
 #include "lanes.h"
 
-INLINE compare(floats *a, floats *b) {
+INLINE void compare(floats *a, floats *b) {
     floats low = lower(*a, *b);
     *b = higher(*a, *b);
     *a = low;
 }
 
 /* Steps of a bitonic merge over gaps of `rows` / 2, ..., 1 places among `rows` values (2, 4 or 8) in registers. */
-INLINE halves(floats *x, const int rows) {
+INLINE void halves(floats *x, const int rows) {
     UNROLL for (int gap = rows / 2; gap > 0; gap /= 2)
         UNROLL for (int i = 0; i < rows; i++)
             if (!(i & gap)) compare(&x[i], &x[i + gap]);
 }
 
 /* The steps over gaps rows / 2 * apart, ..., apart of every run of rows * apart values among `size`. */
-INLINE steps(floats *v, int64_t size, int64_t apart, const int rows) {
+INLINE void steps(floats *v, int64_t size, int64_t apart, const int rows) {
     for (int64_t start = 0; start < size; start += rows * apart)
         for (int64_t at = start; at < start + apart; at++) {
             floats x[8];
