@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgehold.core import kernels
 from edgehold.core.vectors import Bytes, MemorySpace, Part, Vector
 from edgehold.defenses.baselines.rules import Round, VectorRows, recipe
+from edgehold.defenses.baselines.rules.coordinatewise import mean_around_median
 from edgehold.defenses.baselines.rules.gram import SHORT, majority_gram, squared_distances
 from edgehold.defenses.baselines.rules.ordering import comparisons
 from edgehold.defenses.baselines.rules.rows import MixedRows
@@ -57,14 +58,28 @@ def matrix(n: int, d: int, seed: int = 0) -> Matrix:
     return x
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 8, 23, 24, 25, 64, 65, 130, 512, 513])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 23, 24, 25, 64, 65, 128, 129, 512, 513])
 @pytest.mark.parametrize("rule", ["average", "median", "trimmed_mean", "meamed"])
 def test_rules_by_coordinate_give_the_bits_of_numpy(rule: str, n: int) -> None:
-    """Both sides of every limit: rows read in place or copied, network or sort, whole and broken panels."""
+    """Both sides of every limit: network or sort, here and in NumPy; whole and broken steps of columns."""
     f = 0 if rule == "average" else (n - 1) // 3
-    for d in (1, 15, 16, 17, 255, 256, 257, 1000):
+    for d in (1, 15, 16, 17, 31, 32, 33, 256, 257, 1000):
         rows = VectorRows([Vector.of(row) for row in matrix(n, d, n)])
         assert combine(rule, rows, f) == without(lambda rows=rows: combine(rule, rows, f)), d  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("n", [5, 24, 130])
+def test_a_window_of_less_than_half_comes_back_to_its_first_slot(n: int) -> None:
+    """No rule asks for it, but kernel and NumPy promise it."""
+    rows = VectorRows([Vector.of(row) for row in matrix(n, 97, n)])
+
+    def nearest(keep: int) -> bytes:
+        sink = MemorySpace().sink(97, "<f8")
+        mean_around_median(rows, keep, sink)
+        return sink.finish().whole().tobytes()
+
+    for keep in (1, 2, n // 3):
+        assert nearest(keep) == without(partial(nearest, keep)), keep
 
 
 def test_every_instruction_set_gives_the_same() -> None:
