@@ -34,8 +34,8 @@ from edgehold.defenses.baselines.fedavg.codec import FedAvgCodec
 from edgehold.defenses.baselines.fedavg.state import Order, Training
 from edgehold.proto.channel import client_options, options
 from edgehold.proto.chunks import Chunk
-from edgehold.proto.masks import terms_of
 from edgehold.proto.rpc import Caller, service
+from edgehold.proto.terms import terms_of
 from edgehold.proto.v1 import control_pb2, transfer_pb2
 from edgehold.proto.v1.control_pb2 import (
     ConnectRequest,

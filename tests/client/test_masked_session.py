@@ -30,11 +30,10 @@ from edgehold.proto.masks import (
     boxes_to,
     reveal_from,
     roster_to,
-    said_of,
     survivors_to,
-    terms_of,
 )
 from edgehold.proto.rpc import Caller
+from edgehold.proto.terms import said_of, terms_of
 from edgehold.proto.v1 import masks_pb2
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.proto.v1.masks_pb2 import (

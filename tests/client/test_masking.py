@@ -82,7 +82,7 @@ def test_a_vector_masked_for_a_task_that_is_over_leaves_no_file(tmp_path: Path, 
 
 
 def assignment(how: Any) -> TaskAssignment:
-    from edgehold.proto.masks import said_of
+    from edgehold.proto.terms import said_of
     from edgehold.proto.v1.control_pb2 import TaskId
 
     return TaskAssignment(

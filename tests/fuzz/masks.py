@@ -39,12 +39,11 @@ from edgehold.proto.masks import (
     reveal_to,
     roster_from,
     roster_to,
-    said_of,
     survivors_from,
     survivors_to,
-    terms_of,
 )
 from edgehold.proto.strict import MESSAGE_LIMIT, decode
+from edgehold.proto.terms import said_of, terms_of
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 from edgehold.proto.v1.masks_pb2 import MaskAdvert, MaskBoxes, MaskRoster, MaskSurvivors, RevealRequest, ShareRequest
 

@@ -22,7 +22,8 @@ from edgehold.core.masks.client import MaskClient
 from edgehold.core.masks.messages import Survivors
 from edgehold.core.masks.upload import KIND
 from edgehold.core.vectors import Array, Bytes
-from edgehold.proto.masks import advert_to, boxes_from, boxes_to, reveal_to, roster_from, survivors_from, terms_of
+from edgehold.proto.masks import advert_to, boxes_from, boxes_to, reveal_to, roster_from, survivors_from
+from edgehold.proto.terms import terms_of
 from edgehold.proto.v1.masks_pb2 import (
     AdvertiseRequest,
     AdvertiseResponse,

@@ -10,8 +10,8 @@ from edgehold.client.keep import TaskKey
 from edgehold.core.contract import HEADER_LIMIT
 from edgehold.core.errors import BadSignature, IdentityError, Stale, TooLarge, WrongShape
 from edgehold.core.manifest import SUPPORTED_VERSIONS, TaskStatement
-from edgehold.proto.masks import terms_of
 from edgehold.proto.strict import exactly, name
+from edgehold.proto.terms import terms_of
 from edgehold.proto.v1.control_pb2 import TaskAssignment, TaskId
 
 

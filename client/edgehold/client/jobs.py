@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgehold.client.accounts import Accounts
 from edgehold.client.assignment import key_of, verify
@@ -20,7 +20,6 @@ from edgehold.client.config import ClientConfig, Home
 from edgehold.client.identity import Credentials
 from edgehold.client.keep import Entry, Keep, Stored, TaskKey
 from edgehold.client.link import Link
-from edgehold.client.masking import Masking, audited
 from edgehold.client.outbox import Outbox, Parcel
 from edgehold.client.peers import Peers
 from edgehold.client.policy import Policy, PolicyFile
@@ -45,8 +44,11 @@ from edgehold.core.errors import (
 from edgehold.core.logs import event, peer_text
 from edgehold.core.masks.upload import KIND
 from edgehold.proto.channel import Stub
-from edgehold.proto.masks import terms_of
+from edgehold.proto.terms import terms_of
 from edgehold.proto.v1.control_pb2 import DeclineRequest, DeclineResponse, TaskAssignment, TaskId
+
+if TYPE_CHECKING:
+    from edgehold.client.masking import Masking
 
 log = logging.getLogger("edgehold.client.jobs")
 
@@ -103,12 +105,19 @@ class Jobs:
         self._who = who
         self._broken = broken
         self._bench = Workbench(config, who()[0].client_id)
-        self._masking = Masking(
-            keep, self._outbox, self._shelf, who, training, self._bench, self._accounts, config.transfer.stall_s
-        )
         self._jobs: dict[TaskKey, Job] = {}
         self._side: set[asyncio.Task[Any]] = set()
         self._peers = Peers(config, keep, self._outbox, lambda: (who()[0], who()[1].mailbox), policy.current)
+
+    @functools.cached_property
+    def _masking(self) -> "Masking":
+        """Made, and its code loaded, for the first masked sum: many a device never sees one."""
+        from edgehold.client.masking import Masking
+
+        return Masking(
+            self._keep, self._outbox, self._shelf, self._who, self._training, self._bench, self._accounts,
+            self._config.transfer.stall_s,
+        )  # fmt: skip
 
     def assigned(self, assignment: TaskAssignment) -> None:
         """The server gives a task, perhaps once more."""
@@ -328,7 +337,7 @@ class Jobs:
         plain = parcel
         if masked := assignment.HasField("mask"):
             try:
-                parcel = await audited(assignment, self._masking.vector(job.key, assignment, plain))
+                parcel = await self._masking.vector(job.key, assignment, plain)
             except JournalError:
                 raise
             except FlError as error:
@@ -356,7 +365,7 @@ class Jobs:
     async def _unmask(self, key: TaskKey, assignment: TaskAssignment) -> None:
         """The last steps of a masked sum whose vector is counted; then its secrets go."""
         try:
-            await audited(assignment, self._masking.unmask(key, assignment))
+            await self._masking.unmask(key, assignment)
         except JournalError:
             raise
         except SecondSet:

@@ -34,7 +34,8 @@ from edgehold.core.masks.noise import SharedNoise, noised, sensitivities
 from edgehold.core.masks.terms import Terms
 from edgehold.core.masks.upload import KIND
 from edgehold.core.vectors import Array, Bytes
-from edgehold.proto.masks import advert_to, boxes_from, boxes_to, reveal_to, roster_from, survivors_from, terms_of
+from edgehold.proto.masks import advert_to, boxes_from, boxes_to, reveal_to, roster_from, survivors_from
+from edgehold.proto.terms import terms_of
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.proto.v1.masks_pb2 import (
     AdvertiseRequest,
@@ -74,6 +75,16 @@ class Masking:
 
         Raises the `MaskRefused` that says why this device does not take part, or the server's final answer (`Stale`).
         """
+        return await _audited(assignment, self._vector(key, assignment, plain))
+
+    async def unmask(self, key: TaskKey, assignment: TaskAssignment) -> None:
+        """Steps 4 and 5, once the masked vector is counted: give what unmasks the sum over one set, until the round is over.
+
+        Raises `MaskRefused` for a set that this device does not answer, `Stale` when the round is over without it.
+        """
+        await _audited(assignment, self._unmask(key, assignment))
+
+    async def _vector(self, key: TaskKey, assignment: TaskAssignment, plain: Parcel) -> Parcel:
         machine, parcel = await asyncio.to_thread(self._machine, key, assignment)
         if parcel is not None:
             return parcel
@@ -97,11 +108,7 @@ class Masking:
         reach("masked_stored")
         return parcel
 
-    async def unmask(self, key: TaskKey, assignment: TaskAssignment) -> None:
-        """Steps 4 and 5, once the masked vector is counted: give what unmasks the sum over one set, until the round is over.
-
-        Raises `MaskRefused` for a set that this device does not answer, `Stale` when the round is over without it.
-        """
+    async def _unmask(self, key: TaskKey, assignment: TaskAssignment) -> None:
         machine, _ = await asyncio.to_thread(self._machine, key, assignment)
         survivors = await self._ask(SurvivorsRequest(task=assignment.id), SurvivorsResponse, _survivors)
         answer = await asyncio.to_thread(machine.reveal, survivors)
@@ -206,7 +213,7 @@ def _framed(blocks: Iterator[Any]) -> Iterator[bytes | memoryview]:
     yield from blocks
 
 
-async def audited(task: TaskAssignment, step: Awaitable[T]) -> T:
+async def _audited(task: TaskAssignment, step: Awaitable[T]) -> T:
     """The result of a step; a refusal leaves its audit line first."""
     try:
         return await step

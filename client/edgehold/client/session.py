@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
 import time
@@ -18,6 +17,7 @@ from edgehold.client.link import Link
 from edgehold.client.policy import PolicyFile
 from edgehold.client.transfer import LONGEST_WAIT_S, Backoff, closing
 from edgehold.client.worker import TrainingThread
+from edgehold.core.about import VERSION
 from edgehold.core.errors import FlError, IdentityError, JournalError, Stale, WrongShape
 from edgehold.core.logs import CLIENT, event, peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, SUPPORTED_VERSIONS
@@ -99,7 +99,7 @@ class Session:
             protocol_version=PROTOCOL_VERSION,
             client_id=mine.client_id,
             signing_key=mine.signing_key.public_key().public_bytes_raw(),
-            software=_software(),
+            software=f"edgehold/{VERSION}",
             peer_address=self._peer_address,
         )
         welcomed = False
@@ -154,13 +154,3 @@ class Session:
 
     async def _note(self, **values: object) -> None:
         await asyncio.to_thread(lambda: self._keep.note(since=round(time.time(), 1), **values))
-
-
-@functools.cache
-def _software() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"edgehold/{version('edgehold')}"
-    except PackageNotFoundError:
-        return "edgehold"

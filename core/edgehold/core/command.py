@@ -8,12 +8,13 @@ from typing import Any, NoReturn
 
 import click
 
+from edgehold.core.about import VERSION
 from edgehold.core.errors import ConfigError, FlError
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
-version_option = click.version_option(None, "--version", package_name="edgehold", message="edgehold %(version)s")
+version_option = click.version_option(VERSION, "--version", message="edgehold %(version)s")
 
 EXTRAS = {
     "grpc_health": "server", "jinja2": "server", "prometheus_client": "server", "rich": "server", "torch": "train",

@@ -94,10 +94,10 @@ class ClientSide(Protocol[OrderIn, Local, UpdateOut]):
     the local state before it.
     """
 
-    def begin(self, order: OrderIn, task: Task, rng: np.random.Generator) -> Local:
+    def begin(self, order: OrderIn, task: Task, rng: "np.random.Generator") -> Local:
         """Local state at first contact with a run."""
 
-    def work(self, order: OrderIn, local: Local, task: Task, rng: np.random.Generator) -> tuple[Local, UpdateOut, Facts]:
+    def work(self, order: OrderIn, local: Local, task: Task, rng: "np.random.Generator") -> tuple[Local, UpdateOut, Facts]:
         """One round: new local state, the update to send, and facts for this device's own log (they never travel)."""
 
     def dump(self, local: Local) -> bytes:
@@ -121,10 +121,12 @@ class PeerClientSide(ClientSide[OrderIn, Local, Update], Protocol[OrderIn, Local
     its sender, gets these bytes or refuses them. One generator serves the round: begin, choose, receive, work.
     """
 
-    def choose(self, order: OrderIn, local: Local, task: Task, rng: np.random.Generator) -> tuple[str, ...]:
+    def choose(self, order: OrderIn, local: Local, task: Task, rng: "np.random.Generator") -> tuple[str, ...]:
         """Senders whose update of the round before is wanted, of those whom the order names; empty in the first round."""
 
-    def receive(self, order: OrderIn, local: Local, sent: Mapping[str, Update], task: Task, rng: np.random.Generator) -> Local:
+    def receive(
+        self, order: OrderIn, local: Local, sent: Mapping[str, Update], task: Task, rng: "np.random.Generator"
+    ) -> Local:
         """Local state after reading those of the chosen updates that could be had, by sender. Followed by `work`."""
 
 

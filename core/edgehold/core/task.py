@@ -42,7 +42,8 @@ class Task(Protocol):
     def initial(self, seed: int) -> FloatArray:
         """Fresh weights, (schema.size,) float32; the same seed gives the same weights."""
 
-    def train(self, start: FloatArray, how: LocalTraining, rng: np.random.Generator) -> FloatArray:
+    # In quotes, as in the contract of methods: NumPy's generators are loaded by those who draw, not by every daemon's start.
+    def train(self, start: FloatArray, how: LocalTraining, rng: "np.random.Generator") -> FloatArray:
         """Weights after local training from `start` (which is not modified); all randomness comes from `rng`."""
 
     def evaluate(self, weights: FloatArray) -> dict[str, float]:

@@ -5,13 +5,13 @@ Names are as Prometheus has them: base units at the end, `_total` for what only 
 """
 
 from collections.abc import Iterator
-from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edgehold.core.about import VERSION
 from edgehold.core.contract import Facts
 from edgehold.core.errors import ERRORS, REJECTIONS
 from edgehold.core.facts import FACTS, TOTALS
@@ -92,7 +92,7 @@ class Metrics:
             "ledger_spent_ratio", "Epsilon in the server's own ledger as a share of the budget in server.toml", "task"
         )
         self.disk_free = gauge("disk_free_ratio", "Free share of the file system that uploads are spooled to")
-        gauge("build_info", "1, for the version of the server", "version").labels(version("edgehold")).set(1)
+        gauge("build_info", "1, for the version of the server", "version").labels(VERSION).set(1)
         ProcessCollector(registry=registry)
         self._facts = NewestFacts()
         registry.register(self._facts)

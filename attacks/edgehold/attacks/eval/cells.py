@@ -13,13 +13,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from edgehold.attacks.eval import reproductions
 from edgehold.attacks.eval.screen import progress
+from edgehold.core.about import VERSION
 from edgehold.core.errors import FlError
 
 Cell = dict[str, Any]
@@ -68,7 +68,7 @@ def code() -> str:
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/*.py"], check=False, capture_output=True).returncode
         return head + ("+" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
-        return version("edgehold")
+        return VERSION
 
 
 def spread(work: Callable[[Cell], Any], cells: Sequence[Cell], workers: int) -> Generator[tuple[Cell, Any], None, None]:

@@ -5,7 +5,6 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from edgehold.attacks.matrix.store import Store
 from edgehold.attacks.matrix.themes import Picture
 from edgehold.attacks.matrix.verdict import Estimate, Verdict
 from edgehold.attacks.privacy.membership.judge import ATTACKS, NOT_ENOUGH
+from edgehold.core.about import VERSION
 from edgehold.core.errors import ConfigError, FlError
 
 PAGE, FACTS, CELLS, VERDICTS = "report.html", "report.json", "cells.csv", "verdicts.csv"
@@ -70,7 +70,7 @@ def facts_of(grid: Grid, judged: Judged) -> dict[str, Any]:
     head = grid.matrix.matrix
     return {
         "matrix": head.name, "settings": msgspec.to_builtins(grid.matrix), "digest": grid.matrix.digest,
-        "version": version("edgehold"), "seeds": head.seeds,
+        "version": VERSION, "seeds": head.seeds,
         "knowledge": head.knowledge, "commits": sorted({row.outcome.commit for row in (*judged.rows, *judged.audit_rows)}),
         "left_out": list(grid.missing), "cells": len(judged.rows) + len(judged.audit_rows),
         "waiting": judged.waiting, "failed": len(judged.failed),

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -23,6 +22,7 @@ from edgehold.attacks.multinode.backend import SKIP, Backend, NotPossible
 from edgehold.attacks.multinode.config import RUNS, Testbed, checked, load
 from edgehold.attacks.multinode.play import Played, play
 from edgehold.attacks.multinode.verdict import judge
+from edgehold.core.about import VERSION
 from edgehold.core.errors import FlError
 
 DEPLOY = Path(os.environ.get("EDGEHOLD_DEPLOY", "deploy"))
@@ -97,7 +97,7 @@ def write(played: Sequence[Played], kind: str, bed: Testbed, begun: float, resul
     said = {
         "testbed": {
             "backend": kind, "honest": bed.testbed.honest, "liars": bed.testbed.liars, "config_sha256": bed.digest,
-            "edgehold": version("edgehold"), "link": msgspec.to_builtins(bed.link), "task": bed.task.name,
+            "edgehold": VERSION, "link": msgspec.to_builtins(bed.link), "task": bed.task.name,
             "attack": bed.attack.entry, "seconds": round(time.monotonic() - begun, 1),
         },
         "runs": [one.as_dict() for one in played],

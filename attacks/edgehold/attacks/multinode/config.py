@@ -5,7 +5,6 @@ Nothing in it depends on the backend, except that plain processes share one loop
 
 import hashlib
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ import msgspec
 
 from edgehold.attacks.demo.plan import Scenario
 from edgehold.attacks.testbed import Tasks, toml
+from edgehold.core.about import VERSION
 from edgehold.core.config import Config, convert, read_toml, suggest
 from edgehold.core.errors import ConfigError
 from edgehold.core.plan import Count, Name, Positive, parse_plan
@@ -118,7 +118,7 @@ class ImagesTable(Config, frozen=True, kw_only=True):
 
     def name(self, image: str) -> str:
         """The image's whole name."""
-        return f"edgehold/{image}:{self.tag or version('edgehold')}"
+        return f"edgehold/{image}:{self.tag or VERSION}"
 
 
 class Testbed(Config, frozen=True, kw_only=True):

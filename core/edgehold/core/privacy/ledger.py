@@ -12,11 +12,11 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgehold.core import crashpoints
+from edgehold.core.about import VERSION
 from edgehold.core.database import Database
 from edgehold.core.errors import BudgetSpent, ConfigError, JournalError, LedgerRolledBack
 from edgehold.core.privacy import events
@@ -176,7 +176,7 @@ class Ledger:
                     f"this release would make it {after:.4g}; nothing was released"
                 )
             body = {
-                "cause": cause.digest.hex(), "code": version("edgehold"), "dataset": dataset, "delta": limit.delta,
+                "cause": cause.digest.hex(), "code": VERSION, "dataset": dataset, "delta": limit.delta,
                 "epsilon": limit.epsilon, "events": [json.loads(text) for text in texts], "method": cause.method,
                 "order": account.filter.order, "round": cause.round, "run": cause.run, "salt": secrets.token_hex(16),
                 "time_unix_s": round(time.time(), 3),

@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 
 from edgehold.core import handover, keys, onnx_parity, vote_file
+from edgehold.core.about import VERSION
 from edgehold.core.contract import Packed
 from edgehold.core.errors import ConfigError
 from edgehold.core.handing import network_of
@@ -124,7 +124,7 @@ def described(found: Committed, config: ServerConfig, network: Network) -> Manif
         round=found.round.round,
         run_created_s=found.run.created_unix_s,
         exported_s=round(time.time(), 3),
-        software=version("edgehold"),
+        software=VERSION,
         task=found.plan.run.task,
         method=str(found.plan.method["name"]),
         plan_sha256=found.run.plan_digest.hex(),

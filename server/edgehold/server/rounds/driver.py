@@ -15,11 +15,9 @@ from edgehold.core.contract import Cohort, Container, Facts, Packed, Payload, Pr
 from edgehold.core.errors import FlError
 from edgehold.core.logs import event
 from edgehold.core.plan import Plan
-from edgehold.core.streams import select, selection_stream
 from edgehold.core.vectors import Vector
 from edgehold.core.weights import capped
 from edgehold.defenses import registry
-from edgehold.defenses.baselines.rules.cluster import on_cluster
 from edgehold.proto.v1.control_pb2 import ConnectResponse, TaskCancelled
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor
@@ -145,6 +143,8 @@ class Driver:
             log.warning("run %s round %d: %d of %d clients came", self.run, number, len(available), self.plan.quorum)
             refused.clear()
             return None
+        from edgehold.core.streams import select, selection_stream  # brings NumPy's generators: not before the first round
+
         many = wanted(self.plan.cohort.size, self.plan.cohort.over_select)
         chosen = select(available, many, selection_stream(self.plan.run.seed, self.run, number, attempt))
         key, nonce = (self.run, number, attempt), secrets.token_bytes(32)
@@ -311,6 +311,8 @@ class Driver:
         updates = [opened.updates[client][1] for client in survivors]
         weights = capped([self.side.claim(update) for update in updates], self.plan.weights.by, self.plan.weights.cap)
         weighted = [Weighted(c, w, u) for c, w, u in zip(survivors, weights, updates, strict=True)]
+        from edgehold.defenses.baselines.rules.cluster import on_cluster  # brings every rule: not before there is a round
+
         with on_cluster(self.floor.ray):
             return self.side.close(self._state, weighted, self.floor.store)
 

@@ -11,7 +11,7 @@ from edgehold.core.masks.sizing import Sizes
 from edgehold.core.masks.upload import MaskedUploads
 from edgehold.core.plan import Plan
 from edgehold.core.vectors import Schema
-from edgehold.proto.masks import said_of
+from edgehold.proto.terms import said_of
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.server.rounds.board import OpenRound
 from edgehold.server.rounds.floor import Floor

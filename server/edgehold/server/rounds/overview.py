@@ -6,9 +6,9 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
+from edgehold.core.about import VERSION
 from edgehold.core.contract import Facts
 from edgehold.proto.v1.admin_pb2 import RunInfo
 from edgehold.server.identity.roster import Member
@@ -59,7 +59,7 @@ class Overview:
         syncs = {(one.name.removeprefix(f"{journal.name}_"), one.labels.get("le")): one.value for one in journal.samples}
         commits, seconds, within = syncs["count", None], syncs["sum", None], syncs["bucket", "1.0"]
         return {
-            "federation": floor.federation, "software": version("edgehold"), "boot": floor.journal.epoch, "time_unix_s": now,
+            "federation": floor.federation, "software": VERSION, "boot": floor.journal.epoch, "time_unix_s": now,
             "uptime_s": now - self._started_s, "disk_free_ratio": free_share(floor),
             "open_uploads": floor.admission.under_way,
             "journal_commits": int(commits), "journal_commits_over_1s": int(commits - within),

@@ -4,10 +4,10 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from edgehold.core.about import VERSION
 from edgehold.core.errors import ConfigError, NotFound, WrongShape
 from edgehold.core.vectors import blocks
 from edgehold.proto.rpc import Caller
@@ -73,7 +73,7 @@ class AdminService:
             clients_active=sum(member.state == "active" for member in self._floor.roster),
             rejections=self._floor.metrics.refusals_by_code(),
             uptime_s=time.monotonic() - self._started,
-            software=version("edgehold"),
+            software=VERSION,
             listen=self._addresses.get("server", ""),
             enrol=self._addresses.get("enrol", ""),
             renew=self._addresses.get("renew", ""),
