@@ -99,7 +99,7 @@ def upper(sight: Sight, rule: ServerRule) -> float:
     if len(rows) != clients_of(sight):
         n, f = 2 * len(rows), 0  # a smaller round: a bound that is too large costs halvings, no more
     squares = (rows**2).sum(axis=1)
-    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * rows @ rows.T, 0.0)
+    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * (rows @ rows.T), 0.0)
     np.fill_diagonal(distances, np.inf)
     near = min(max(n - f - 2, 1), len(rows) - 1)
     least = float(np.sort(distances, axis=1)[:, :near].sum(axis=1).min())
