@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgehold.core.contract import Facts, Packed
+from edgehold.core.database import make_tables
 from edgehold.core.errors import ConfigError, JournalError
 from edgehold.core.vectors import Bytes
 
@@ -47,7 +48,7 @@ class Store:
                 self._db.execute("PRAGMA journal_mode = WAL")
             # A killed process loses nothing; after a power loss the last rounds may have to be played again.
             self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_TABLES)
+            make_tables(self._db, _TABLES)
         except sqlite3.DatabaseError as error:
             raise JournalError(f"{path}: {error}") from error
 

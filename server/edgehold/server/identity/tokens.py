@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from edgehold.core.database import make_tables
 from edgehold.core.errors import Busy, ConfigError, IdentityError, JournalError
 from edgehold.proto.strict import name as legal_name
 
@@ -114,7 +115,7 @@ class Tokens:
             self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            make_tables(self._db, _SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"{path}: cannot be opened: {error}") from None
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgehold.core.database import make_tables
 from edgehold.core.errors import ConfigError, FlError, JournalError
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Journal:
         self._broken: JournalError | None = None
         try:
             self._writer = self._connect()
-            self._writer.executescript(SCHEMA)
+            make_tables(self._writer, SCHEMA)
             self._reader = self._connect()
             self.epoch = self._next_epoch()
             row = self._writer.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
