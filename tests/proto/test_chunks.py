@@ -8,9 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgehold.core.errors import RejectedUpdate, TooLarge, WrongShape
-from edgehold.proto.chunks import split, with_data
+from edgehold.proto.chunks import chunk_bytes, split, with_data
 from edgehold.proto.strict import CHUNK_LIMIT, CHUNK_MESSAGE_LIMIT, decode
 from edgehold.proto.v1.transfer_pb2 import DownloadResponse, Manifest, UploadRequest
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("whole", "chunk"),
+    [(0, MIB // 4), (1, MIB // 4), (4 * MIB - 1, MIB // 4), (4 * MIB, MIB // 2), (8 * MIB - 1, MIB // 2), (8 * MIB, MIB),
+     (1 << 40, MIB)],
+)  # fmt: skip
+def test_a_small_model_travels_in_small_chunks_and_none_is_more_than_a_receiver_takes(whole: int, chunk: int) -> None:
+    assert chunk_bytes(whole) == chunk <= CHUNK_LIMIT
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, CHUNK_LIMIT])

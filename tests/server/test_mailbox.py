@@ -18,7 +18,6 @@ from edgehold.defenses import registry
 from edgehold.defenses.baselines.fedavg.state import Settings
 from edgehold.proto.rpc import Caller
 from edgehold.proto.statements import manifest_of, statement_of
-from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, FindRequest, FindResponse, Letterhead
 from edgehold.server.identity.roster import Roster
@@ -33,7 +32,9 @@ from edgehold.server.store.spool import RoundKeys, SealedFile
 from edgehold.server.wire.mailbox import MailboxService
 
 PEERS = ("a", "b", "c")
-LETTERS = {"a": b"a secret between peers", "b": bytes(range(256)) * (CHUNK_LIMIT // 128), "c": b"from c"}
+LETTERS = {"a": b"a secret between peers", "b": bytes(range(256)) * 2048, "c": b"from c"}
+CHUNK = len(LETTERS["b"]) // 2
+"""Letter b travels in two."""
 ROUND = ("run", 1, 1)
 
 
@@ -118,7 +119,7 @@ def test_every_reader_gets_the_same_signed_bytes_in_the_order_asked_for(tmp_path
         assert [one.SerializeToString() for one in by_a] == [one.SerializeToString() for one in by_c]
         heads = [one.head for one in by_a if one.HasField("head")]
         assert [head.manifest.client_id for head in heads] == ["b", "c", "a"]
-        assert [one.offset for one in by_a] == [0, CHUNK_LIMIT, 0, 0]
+        assert [one.offset for one in by_a] == [0, CHUNK, 0, 0]
         assert by_a[0].data + by_a[1].data == LETTERS["b"]
         assert [one.data for one in by_a[2:]] == [LETTERS["c"], LETTERS["a"]]
         for head in heads:
@@ -133,10 +134,10 @@ def test_a_letter_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     async def play() -> None:
         room = Room(tmp_path)
         await room.open()
-        found = await room.fetch("a", "b", "a", offset=CHUNK_LIMIT + 1)
+        found = await room.fetch("a", "b", "a", offset=CHUNK + 1)
         assert [one.HasField("head") for one in found] == [True, True]
-        assert found[0].offset == CHUNK_LIMIT + 1
-        assert found[0].data == LETTERS["b"][CHUNK_LIMIT + 1 :]
+        assert found[0].offset == CHUNK + 1
+        assert found[0].data == LETTERS["b"][CHUNK + 1 :]
         assert found[1].data == LETTERS["a"]
 
     asyncio.run(play())

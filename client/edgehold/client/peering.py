@@ -25,10 +25,10 @@ from edgehold.core.identity import identity_of
 from edgehold.core.keys import public_bytes
 from edgehold.core.logs import event, peer_text
 from edgehold.proto import listen
-from edgehold.proto.chunks import with_data
+from edgehold.proto.chunks import chunk_bytes, with_data
 from edgehold.proto.rpc import Caller, Context, certificate_of, service
 from edgehold.proto.statements import manifest_of
-from edgehold.proto.strict import CHUNK_LIMIT, exactly
+from edgehold.proto.strict import exactly
 from edgehold.proto.v1 import peers_pb2
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.proto.v1.mailbox_pb2 import Letterhead
@@ -78,7 +78,7 @@ class PeerService:
             file.seek(request.offset)
             said, at = ReadResponse(head=self._head(found, mine), offset=request.offset), request.offset
             while True:
-                data = await asyncio.to_thread(file.read, CHUNK_LIMIT)
+                data = await asyncio.to_thread(file.read, chunk_bytes(length))
                 yield with_data(said, data)
                 at += len(data)
                 if at >= length or not data:

@@ -33,9 +33,8 @@ from edgehold.core.logs import event, peer_text
 from edgehold.core.manifest import PROTOCOL_VERSION, UploadStatement
 from edgehold.core.privacy.ledger import Head
 from edgehold.proto.channel import Stub
-from edgehold.proto.chunks import with_data
+from edgehold.proto.chunks import chunk_bytes, with_data
 from edgehold.proto.statements import manifest_of
-from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1 import transfer_pb2
 from edgehold.proto.v1.control_pb2 import TaskAssignment
 from edgehold.proto.v1.transfer_pb2 import (
@@ -225,11 +224,12 @@ class Upload:
 
     async def _messages(self, offset: int, moved: Callable[[float], None]) -> AsyncIterator[bytes]:
         length = self._manifest.payload_length
+        step = chunk_bytes(length)
         with self._path.open("rb") as file:
             file.seek(offset)
             head: dict[str, Any] = {"manifest": self._manifest, "signature": self._signature, **self._shown}
             while True:
-                data = file.read(CHUNK_LIMIT)
+                data = file.read(step)
                 yield with_data(UploadRequest(**head, offset=offset), data)
                 offset += len(data)
                 if offset >= length or not data:

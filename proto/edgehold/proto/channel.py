@@ -18,7 +18,11 @@ from edgehold.proto.strict import MESSAGE_LIMIT, METADATA_LIMIT, decode
 M = TypeVar("M", bound=Message)
 
 
-def options() -> list[tuple[str, int]]:
+LISTENER_WINDOW, CLIENT_WINDOW = 1 << 20, 2 << 20
+"""What may be on its way per transfer: a listener has many at once, a client one or two, perhaps over a long way."""
+
+
+def options(window: int = LISTENER_WINDOW) -> list[tuple[str, int]]:
     """Channel arguments common to servers and clients."""
     return [
         ("grpc.max_receive_message_length", MESSAGE_LIMIT),
@@ -28,9 +32,9 @@ def options() -> list[tuple[str, int]]:
         # Identity only: a compressed message could hide a bomb; the transport answers UNIMPLEMENTED.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.http2.max_frame_size", 1 << 20),
-        # What may be on its way per transfer: left to itself, gRPC grows this to 16 MiB on a fast link, for every client.
+        # Left to itself, gRPC grows the window to 16 MiB on a fast link, for every client.
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", 2 << 20),
+        ("grpc.http2.lookahead_bytes", window),
         ("grpc.enable_http_proxy", 0),
     ]
 
@@ -38,7 +42,7 @@ def options() -> list[tuple[str, int]]:
 def client_options() -> list[tuple[str, int]]:
     """Channel arguments of a client: quick reconnects (gRPC's own back-off of two minutes makes healing look broken)."""
     return [
-        *options(),
+        *options(CLIENT_WINDOW),
         ("grpc.initial_reconnect_backoff_ms", 200),
         # Despite its name this is how long one attempt may take, TCP and TLS over a slow link included. It delays nothing.
         ("grpc.min_reconnect_backoff_ms", 10_000),

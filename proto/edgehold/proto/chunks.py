@@ -1,4 +1,4 @@
-"""Messages that end in a chunk: put together with one copy of its bytes instead of two, taken apart with none."""
+"""Messages that end in a chunk: how large it is, put together with one copy of its bytes, taken apart with none."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 
 from edgehold.core.errors import TooLarge, WrongShape
-from edgehold.proto.strict import decode
+from edgehold.proto.strict import CHUNK_LIMIT, decode
 
 M = TypeVar("M", bound=Message)
 
@@ -21,6 +21,16 @@ class Chunk(Generic[M]):
 
     head: M
     data: memoryview
+
+
+def chunk_bytes(whole: int) -> int:
+    """How many bytes a sender puts into one message of a transfer of `whole` bytes: about an eighth, 256 KiB to 1 MiB.
+
+    Either end holds a few messages of every stream: with many clients at once, large chunks of a small model would be more than
+    their updates. For a large model small ones would take more time. A receiver accepts any chunk up to `CHUNK_LIMIT`.
+    """
+    largest_power_of_two = 1 << (whole // 8).bit_length() >> 1
+    return min(max(largest_power_of_two, CHUNK_LIMIT // 4), CHUNK_LIMIT)
 
 
 def with_data(message: Message, data: bytes) -> bytes:

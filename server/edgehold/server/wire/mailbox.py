@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Sequence
 
 from edgehold.core.errors import IdentityError, NotFound, OutsideLaw, Stale, WrongShape
-from edgehold.proto.chunks import with_data
+from edgehold.proto.chunks import chunk_bytes, with_data
 from edgehold.proto.rpc import Caller
-from edgehold.proto.strict import CHUNK_LIMIT, name
+from edgehold.proto.strict import name
 from edgehold.proto.v1.control_pb2 import TaskId
 from edgehold.proto.v1.mailbox_pb2 import FetchRequest, FetchResponse, FindRequest, FindResponse, Sender
 from edgehold.server.identity.roster import Roster
@@ -78,7 +78,7 @@ class MailboxService:
             while True:
                 # Before each chunk: who was shut out, and a round that is over, end the stream.
                 self._enter(caller, task)
-                stop = min(at + CHUNK_LIMIT, letter.length)
+                stop = min(at + chunk_bytes(letter.length), letter.length)
                 data = await offload(stop - at, file.read, at, stop)
                 yield with_data(head, data)
                 head, at = FetchResponse(offset=stop), stop

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from edgehold.core.errors import IdentityError, Interrupted, PeerGone, Stale, WrongShape
-from edgehold.proto.chunks import Chunk, with_data
+from edgehold.proto.chunks import Chunk, chunk_bytes, with_data
 from edgehold.proto.rpc import Caller
-from edgehold.proto.strict import CHUNK_LIMIT, exactly
+from edgehold.proto.strict import exactly
 from edgehold.proto.v1.transfer_pb2 import (
     DownloadRequest,
     DownloadResponse,
@@ -52,9 +52,10 @@ class TransferService:
         blob = opened.base
         if request.offset > blob.size:
             raise WrongShape(f"offset {request.offset}; the model has {blob.size} bytes")
-        for start in range(request.offset, blob.size, CHUNK_LIMIT):
+        step = chunk_bytes(blob.size)
+        for start in range(request.offset, blob.size, step):
             self._member(caller)
-            stop = min(start + CHUNK_LIMIT, blob.size)
+            stop = min(start + step, blob.size)
             data = await offload(stop - start, blob.read, start, stop)
             opened.bytes_down += len(data)
             yield with_data(DownloadResponse(offset=start), data)
