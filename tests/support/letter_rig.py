@@ -123,7 +123,7 @@ class Rig:
             PROTOCOL_VERSION, FEDERATION, bytes(32), RUN, 1, 1, bytes(32), sender, bytes(32), KIND, len(data),
             hashlib.sha256(data).digest(),
         )  # fmt: skip
-        statement = replace(statement, **changes)
+        statement = statement._replace(**changes)
         return Letterhead(
             manifest=manifest_of(statement), signature=mine.signing_key.sign(statement.signing_input()),
             signing_key=keys.public_bytes(mine.signing_key), certificate=mine.chain_pem,
@@ -176,7 +176,7 @@ class Rig:
             PROTOCOL_VERSION, FEDERATION, bytes(32), RUN, 2, 1, bytes(32), client, bytes(32), 4,
             hashlib.sha256(b"header").digest(), bytes(32), bytes(32), "numbers", "adding", b"",
         )  # fmt: skip
-        statement = replace(statement, **changes)
+        statement = statement._replace(**changes)
         return TaskAssignment(
             id=TaskId(run=statement.run, round=statement.round, attempt=statement.attempt, nonce=statement.nonce),
             protocol_version=statement.protocol_version, federation=statement.federation, plan_digest=statement.plan_digest,

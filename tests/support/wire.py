@@ -200,7 +200,7 @@ class Device:
             PROTOCOL_VERSION, task.federation, task.plan_digest, task.id.run, task.id.round, task.id.attempt, task.id.nonce,
             self.name, task.base_digest, "fedavg/1", len(payload), hashlib.sha256(payload).digest(),
         )  # fmt: skip
-        return manifest_of(replace(statement, **changes))
+        return manifest_of(statement._replace(**changes))
 
     def sign(self, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> bytes:
         """Signature over exactly what a manifest says."""

@@ -253,16 +253,16 @@ class Jobs:
 
     async def _train(self, job: Job, assignment: TaskAssignment) -> Parcel:
         body = await self._body(assignment)
-        local = await asyncio.to_thread(self._keep.local, job.key.run, job.key.round)
+        local = functools.partial(self._keep.local, job.key.run, job.key.round)  # read where the training happens
         began = time.monotonic()
         charge = functools.partial(self._accounts.charge, assignment)
         if self._bench.needs(assignment.method).peers:
-            begun = await self._training.run(lambda: self._bench.begin(assignment, body, local, job.cancelled))
+            begun = await self._training.run(lambda: self._bench.begin(assignment, body, local(), job.cancelled))
             await self._read(begun)
             reach("letters_read")
             done = await self._training.run(lambda: self._bench.finish(begun, job.cancelled, charge))
         else:
-            done = await self._training.run(lambda: self._bench.work(assignment, body, local, job.cancelled, charge))
+            done = await self._training.run(lambda: self._bench.work(assignment, body, local(), job.cancelled, charge))
         reach("trained_not_stored")
         seconds = round(time.monotonic() - began, 3)
         parcel = await asyncio.to_thread(self._store, job, done)
@@ -354,13 +354,16 @@ class Jobs:
             return
         job.settled = True
         reach("receipt_not_recorded")
-        await asyncio.to_thread(self._keep.acknowledge, job.key)
-        reach("recorded")
-        await asyncio.to_thread(self._shelf.counted, plain)
+        await asyncio.to_thread(self._counted, job.key, plain)
         seconds = round(time.monotonic() - began, 3)
         event(log, logging.INFO, "acknowledged", sequence=receipt.sequence, seconds=seconds, **names(assignment.id))
         if masked:
             await self._unmask(job.key, assignment)
+
+    def _counted(self, key: TaskKey, plain: Parcel) -> None:
+        self._keep.acknowledge(key)
+        reach("recorded")
+        self._shelf.counted(plain)
 
     async def _unmask(self, key: TaskKey, assignment: TaskAssignment) -> None:
         """The last steps of a masked sum whose vector is counted; then its secrets go."""

@@ -6,7 +6,7 @@ certificate says whose the signing key is; the sender, who signed a manifest; th
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -117,8 +117,8 @@ def _vouched(certificate_pem: bytes, roots_pem: bytes) -> Identity:
 
 def two_words(one: UploadStatement, other: UploadStatement) -> bool:
     """Whether a sender signed two different payloads for one task: proof that it lies, whoever shows it."""
-    same = replace(
-        one, payload_kind=other.payload_kind, payload_length=other.payload_length, payload_digest=other.payload_digest
+    same = one._replace(
+        payload_kind=other.payload_kind, payload_length=other.payload_length, payload_digest=other.payload_digest
     )
     return same == other and one.payload_digest != other.payload_digest
 

@@ -5,7 +5,7 @@ Ed25519 over these bytes, by the client for each upload and by the server for ea
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 PROTOCOL_VERSION = 1
 SUPPORTED_VERSIONS = (1,)
@@ -20,8 +20,7 @@ def signing_input(label: str, fields: Sequence[bytes | str | int]) -> bytes:
     return bytes(out)
 
 
-@dataclass(frozen=True, slots=True)
-class UploadStatement:
+class UploadStatement(NamedTuple):
     """The twelve fields a client signs before a byte of payload leaves it."""
 
     protocol_version: int
@@ -39,15 +38,14 @@ class UploadStatement:
 
     def signing_input(self) -> bytes:
         """Bytes to sign."""
-        return signing_input("upload v1", astuple(self))
+        return signing_input("upload v1", self)
 
     def digest(self) -> bytes:
         """SHA-256 of the signed bytes: names the upload."""
         return hashlib.sha256(self.signing_input()).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStatement:
+class TaskStatement(NamedTuple):
     """What the server signs when it gives a task: the client can hold it to its word.
 
     masked: transcript of the terms of the masked sum; empty where updates travel as they are.
@@ -72,7 +70,7 @@ class TaskStatement:
 
     def signing_input(self) -> bytes:
         """Bytes to sign."""
-        return signing_input("task v1", astuple(self))
+        return signing_input("task v1", self)
 
 
 def roster_digest(clients: Sequence[str]) -> bytes:
