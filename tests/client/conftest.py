@@ -134,6 +134,7 @@ class FakeServer:
         self.receipts: dict[bytes, Receipt] = {}
         self.received: list[bytes] = []
         self.upload_offsets: list[int] = []
+        self.upload_chunks: list[int] = []
         self.download_offsets: list[int] = []
         self.resumes = 0
         self.upload_errors: list[FlError] = []
@@ -286,6 +287,7 @@ class FakeServer:
             if message.offset > len(held):
                 raise BeyondOffset("gap", expected_offset=len(held))
             held[message.offset :] = chunk.data
+            self.upload_chunks.append(len(chunk.data))
             if self.cut_upload_at is not None and len(held) >= self.cut_upload_at:
                 self.cut_upload_at = None
                 raise PeerGone("cut", retry_after_s=0.0)

@@ -9,6 +9,8 @@ import pytest
 
 from edgehold.client.keep import read_status
 from edgehold.core.errors import Corrupted, Draining, Duplicate, IdentityError, PeerGone, Stale
+from edgehold.proto.chunks import chunk_bytes
+from edgehold.proto.strict import CHUNK_LIMIT
 from edgehold.proto.v1.control_pb2 import ConnectResponse, MaskTerms, Wait
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def test_an_interrupted_upload_goes_on_where_the_server_stands(lab: "Lab") -> No
             lab.server.assign(lab.server.task(1_000_000, inline=False))
             await eventually(lambda: lab.server.received)
             assert lab.server.upload_offsets == [0, 2 << 20]
+            assert max(lab.server.upload_chunks) == chunk_bytes(4_000_000) < CHUNK_LIMIT
             assert lab.server.resumes == 1
 
     lab.run(scenario)
